@@ -1,0 +1,49 @@
+/**
+ * Model files in a local folder, for Deno and Node.
+ */
+import { type FileHandle, open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type ByteSource, checkRange, filesFrom, type ModelFiles } from '../../src/engine/files.ts';
+import { ModelFileError } from '../../src/errors.ts';
+
+/**
+ * Model files in `folder`. They are read by slices where they lie, never whole.
+ *
+ * @throws {ModelFileError} from `open`, when there is no such file or it cannot be opened; the message names file and folder.
+ */
+export function filesFromFolder(folder: string): ModelFiles {
+  return filesFrom(`folder ${folder}`, async (name) => {
+    let handle: FileHandle;
+    try {
+      handle = await open(join(folder, name));
+    } catch (error) {
+      const code = (error as { readonly code?: unknown }).code;
+      if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
+      throw new ModelFileError(name, `cannot be opened in folder ${folder} (${String(code ?? error)}). Check its permissions.`, {
+        cause: error,
+      });
+    }
+    const { size } = await handle.stat();
+    return fileSource(name, handle, size);
+  });
+}
+
+function fileSource(name: string, handle: FileHandle, size: number): ByteSource {
+  return {
+    name,
+    size,
+    async read(start, end) {
+      checkRange(name, start, end, size);
+      const bytes = new Uint8Array(end - start);
+      for (let done = 0; done < bytes.length; ) {
+        const { bytesRead } = await handle.read(bytes, done, bytes.length - done, start + done);
+        if (bytesRead === 0) throw new ModelFileError(name, 'became shorter while it was read. Load the model again.');
+        done += bytesRead;
+      }
+      return bytes;
+    },
+    close() {
+      void handle.close();
+    },
+  };
+}
