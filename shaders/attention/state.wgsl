@@ -1,0 +1,24 @@
+// Online softmax (Milakov and Gimelshein 2018). WGSL may assume that infinities do not exist, so "no key seen yet" is a finite
+// sentinel, compared exactly and never put into arithmetic.
+
+const noScore: f32 = -3.0e38;
+
+// The factor that carries sums taken under `before` over to a larger maximum `after`.
+fn rescale(before: f32, after: f32) -> f32 {
+  return select(exp(before - after), 0.0, before == noScore);
+}
+
+// exp(score - maximum), and 0 for a key that is masked, also while every key so far is.
+fn weight(score: f32, maximum: f32) -> f32 {
+  return select(exp(score - maximum), 0.0, score == noScore);
+}
+
+// Maps floats to u32 so that the order is kept: a maximum over a workgroup is then an atomicMax. The map's own start value is 0.
+fn orderedBits(value: f32) -> u32 {
+  let bits = bitcast<u32>(value);
+  return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
+}
+
+fn fromOrderedBits(bits: u32) -> f32 {
+  return select(bitcast<f32>(~bits), bitcast<f32>(bits & 0x7fffffffu), (bits & 0x80000000u) != 0u);
+}

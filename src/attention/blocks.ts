@@ -1,0 +1,81 @@
+import { BlocksExhaustedError, InvalidArgumentError } from '../errors.ts';
+
+/** The block that is never given out: a table entry that points at it holds nothing. */
+export const nullBlock = 0;
+
+/**
+ * The free list of a paged KV cache. Pure: knows numbers of blocks, not their memory.
+ *
+ * A doubly linked list in two arrays, so that a block can be taken from its middle in constant time (a prefix hit does that). Blocks are
+ * given out from the head; freed ones go to the tail, a sequence's last block first, so that the end of a chain is reused before its start.
+ */
+export class BlockPool {
+  /** All blocks, the null block included. */
+  readonly size: number;
+  readonly #next: Int32Array;
+  readonly #previous: Int32Array;
+  readonly #owners: Int32Array;
+  #free: number;
+
+  constructor(size: number) {
+    if (!Number.isInteger(size) || size < 2)
+      throw new InvalidArgumentError('blocks', size, 'an integer of at least 2 (block 0 is reserved)');
+    this.size = size;
+    // Index `size` is the list's sentinel: next of it is the head, previous of it the tail.
+    this.#next = new Int32Array(size + 1);
+    this.#previous = new Int32Array(size + 1);
+    this.#owners = new Int32Array(size);
+    this.#owners[nullBlock] = 1;
+    for (let block = 1; block <= size; block++) {
+      this.#next[block] = block === size ? 1 : block + 1;
+      this.#previous[block] = block === 1 ? size : block - 1;
+    }
+    this.#free = size - 1;
+  }
+
+  /** Blocks that can be given out now. */
+  get free(): number {
+    return this.#free;
+  }
+
+  /** How many sequences hold a block; 0 = free. */
+  owners(block: number): number {
+    return this.#owners[block];
+  }
+
+  /** Takes blocks from the head of the free list: all of them or none. @throws {BlocksExhaustedError} */
+  allocate(count: number): number[] {
+    if (count > this.#free) throw new BlocksExhaustedError(count, this.#free, this.size - 1);
+    return Array.from({ length: count }, () => {
+      const block = this.#next[this.size];
+      this.#unlink(block);
+      this.#owners[block] = 1;
+      return block;
+    });
+  }
+
+  /** Gives up one owner's hold on a sequence's blocks (in table order; null blocks are passed over). */
+  release(blocks: readonly number[]): void {
+    for (let i = blocks.length - 1; i >= 0; i--) {
+      const block = blocks[i];
+      if (block === nullBlock) continue;
+      if (this.#owners[block] < 1) throw new InvalidArgumentError('block', block, 'a block that is in use');
+      if (--this.#owners[block] === 0) this.#append(block);
+    }
+  }
+
+  #unlink(block: number): void {
+    this.#next[this.#previous[block]] = this.#next[block];
+    this.#previous[this.#next[block]] = this.#previous[block];
+    this.#free--;
+  }
+
+  #append(block: number): void {
+    const tail = this.#previous[this.size];
+    this.#next[tail] = block;
+    this.#previous[block] = tail;
+    this.#next[block] = this.size;
+    this.#previous[this.size] = block;
+    this.#free++;
+  }
+}

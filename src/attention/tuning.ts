@@ -1,0 +1,47 @@
+/** Tile sizes of the attention kernels, as far as the device's limits decide them. Pure. */
+
+export interface PrefillTile {
+  /** Rows (token, head) of a workgroup. */
+  readonly rowTile: number;
+  /** Keys staged at a time; divides 64. */
+  readonly keyTile: number;
+  /** Query heads of a group that one workgroup takes. */
+  readonly headTile: number;
+  /** Query tokens of one workgroup. */
+  readonly tokens: number;
+}
+
+/** Largest first. */
+const prefillTiles = [
+  [32, 32],
+  [16, 32],
+  [16, 16],
+  [8, 16],
+  [8, 8],
+  [8, 4],
+  [4, 4],
+] as const;
+
+/**
+ * The largest prefill tile that fits into `memory` bytes of workgroup storage; undefined when none does.
+ * @param groupSize query heads per KV head
+ */
+export function choosePrefillTile(headDim: number, groupSize: number, memory: number): PrefillTile | undefined {
+  for (const [rowTile, keyTile] of prefillTiles) {
+    if (4 * ((rowTile + keyTile) * headDim + rowTile * keyTile + rowTile) > memory) continue;
+    const headTile = Math.min(groupSize, rowTile);
+    return { rowTile, keyTile, headTile, tokens: Math.floor(rowTile / headTile) };
+  }
+  return undefined;
+}
+
+/** How many query heads of a group one decode workgroup takes, by the same rule; undefined when not even one fits. */
+export function chooseDecodeHeadTile(headDim: number, groupSize: number, memory: number): number | undefined {
+  for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
+    const outputs = (headTile * headDim) / 8;
+    const lanes = Math.max(1, Math.floor(64 / outputs));
+    const joined = lanes > 1 ? lanes * outputs : 0;
+    if (4 * (outputs * 8 + 2 * headTile * 64 + 2 * 64 + headTile + (joined + 1) * 12) <= memory) return headTile;
+  }
+  return undefined;
+}

@@ -1,0 +1,121 @@
+import { DeviceLostError, WebGpuUnavailableError } from './errors.ts';
+
+/** How to open a device. */
+export interface OpenGpuOptions {
+  /** Where to look for WebGPU; default `navigator.gpu`. Dawn in Node passes its own. */
+  readonly gpu?: GPU;
+  readonly powerPreference?: GPUPowerPreference;
+  /**
+   * `granted` (default) asks for all that the adapter has of the limits we can use; `default` opens a device with
+   * WebGPU's default limits, as the smallest phone would.
+   */
+  readonly limits?: 'granted' | 'default';
+}
+
+/** What an adapter says of itself. */
+export interface AdapterDescription {
+  readonly vendor: string;
+  readonly architecture: string;
+  readonly device: string;
+  readonly description: string;
+  /** True when the adapter is known to compute on the CPU (SwiftShader, lavapipe, WARP). */
+  readonly software: boolean;
+}
+
+/** An open device and what it can do. Owned by the caller: `destroy()` frees everything made on it. */
+export interface Gpu {
+  readonly device: GPUDevice;
+  readonly adapter: AdapterDescription;
+  readonly limits: GPUSupportedLimits;
+  readonly features: {
+    readonly shaderF16: boolean;
+    readonly subgroups: boolean;
+    readonly timestampQuery: boolean;
+  };
+  /** Resolves (never rejects) when the device is lost, also after `destroy()`. */
+  readonly lost: Promise<DeviceLostError>;
+  /** Undefined while the device lives; the error to throw afterwards. */
+  readonly loss: DeviceLostError | undefined;
+  destroy(): void;
+}
+
+/** Limits that Pagewise can put to use; each is asked for only as far as the adapter goes. */
+const usefulLimits = [
+  'maxBufferSize',
+  'maxStorageBufferBindingSize',
+  'maxStorageBuffersPerShaderStage',
+  'maxComputeWorkgroupStorageSize',
+  'maxComputeInvocationsPerWorkgroup',
+  'maxComputeWorkgroupSizeX',
+] as const;
+
+const usefulFeatures = ['shader-f16', 'subgroups', 'timestamp-query'] as const;
+
+/**
+ * Opens a WebGPU device, with every useful feature and limit that the adapter has and none that it lacks.
+ * The adapter is asked for up to five times within about a second: Chromium's first answer can be null while its GPU process starts.
+ *
+ * @throws {WebGpuUnavailableError} without WebGPU, without an adapter, or when the adapter refuses a device.
+ */
+export async function openGpu(options: OpenGpuOptions = {}): Promise<Gpu> {
+  const api = options.gpu ?? globalThis.navigator?.gpu;
+  if (!api) throw new WebGpuUnavailableError('no-api');
+  const adapter = await requestAdapter(api, options);
+  if (!adapter) throw new WebGpuUnavailableError('no-adapter');
+
+  const requiredLimits: Record<string, number> = {};
+  if (options.limits !== 'default') for (const name of usefulLimits) requiredLimits[name] = adapter.limits[name];
+  const requiredFeatures = usefulFeatures.filter((name) => adapter.features.has(name));
+  let device: GPUDevice;
+  try {
+    device = await adapter.requestDevice({ label: 'pagewise', requiredFeatures, requiredLimits });
+  } catch (error) {
+    throw new WebGpuUnavailableError('device-refused', String(error));
+  }
+  return gpuFromDevice(device, adapter.info);
+}
+
+/**
+ * Wraps a device that the caller opened, so that an application and Pagewise share one. `destroy()` destroys the device.
+ *
+ * @param info what to report as the adapter; default `device.adapterInfo`.
+ */
+export function gpuFromDevice(device: GPUDevice, info: GPUAdapterInfo = device.adapterInfo): Gpu {
+  let loss: DeviceLostError | undefined;
+  const lost = device.lost.then((event) => {
+    loss = new DeviceLostError(event.reason, event.message);
+    return loss;
+  });
+  return {
+    device,
+    adapter: describeAdapter(info),
+    limits: device.limits,
+    features: {
+      shaderF16: device.features.has('shader-f16'),
+      subgroups: device.features.has('subgroups'),
+      timestampQuery: device.features.has('timestamp-query'),
+    },
+    lost,
+    get loss() {
+      return loss;
+    },
+    destroy() {
+      loss ??= new DeviceLostError('destroyed');
+      device.destroy();
+    },
+  };
+}
+
+async function requestAdapter(api: GPU, options: OpenGpuOptions): Promise<GPUAdapter | null> {
+  for (let attempt = 0; ; attempt++) {
+    const adapter = await api.requestAdapter({ powerPreference: options.powerPreference });
+    if (adapter || attempt === 4) return adapter;
+    await new Promise((resolve) => setTimeout(resolve, 50 << attempt));
+  }
+}
+
+function describeAdapter(info: GPUAdapterInfo | undefined): AdapterDescription {
+  const { vendor = '', architecture = '', device = '', description = '' } = info ?? {};
+  const text = `${vendor} ${architecture} ${device} ${description}`.toLowerCase();
+  return { vendor, architecture, device, description, software: /swiftshader|llvmpipe|lavapipe|warp|basic render/.test(text) };
+}

@@ -1,0 +1,28 @@
+/** Pagewise: paged attention for WebGPU, and the launch cache that it runs on. Has no runtime dependency. */
+export {
+  type BatchEntry,
+  type LayerAttention,
+  type LayerOptions,
+  PagedAttention,
+  type PagedAttentionOptions,
+} from './attention/attention.ts';
+export { BlockPool } from './attention/blocks.ts';
+export { KvCache, type KvCacheOptions, kvCacheBytes, type Sequence } from './attention/kv-cache.ts';
+export type { KvDtype, KvLayout } from './attention/layout.ts';
+export * from './errors.ts';
+export { type AdapterDescription, type Gpu, gpuFromDevice, type OpenGpuOptions, openGpu } from './gpu.ts';
+export { LaunchCache, type LaunchCacheMode, type LaunchCacheOptions, type LaunchSite, type LaunchStats } from './launch/cache.ts';
+export {
+  type ArgumentDeclaration,
+  type ArgumentsOf,
+  type BufferArgument,
+  bucket,
+  defineKernel,
+  frozen,
+  gridCount,
+  type Kernel,
+  key,
+  perCall,
+  readBuffer,
+  writeBuffer,
+} from './launch/kernel.ts';

@@ -1,0 +1,72 @@
+/** Bytes between slots: WebGPU's largest possible `minUniformBufferOffsetAlignment`. */
+const slotBytes = 256;
+const slotWords = slotBytes / 4;
+
+/** One launch's per-call values: a fixed place in the arena that a bind group points at. */
+export interface ArgumentSlot {
+  readonly arena: ArgumentArena;
+  /** Byte offset of the slot in the arena's buffer. */
+  readonly offset: number;
+  /** Index of the slot's first word in the arena's mirrors. */
+  readonly word: number;
+}
+
+/**
+ * Per-call values of launches, in one uniform buffer with a mirror on the host.
+ *
+ * `queue.writeBuffer` takes effect before the *whole* next submit, so every launch of a submit needs a slot of its own. Values are
+ * written to the mirror while launches are recorded and travel in one write of the changed range, at `flush()`.
+ * Slots are never taken back: a launch at a fixed place in a step keeps its slot, and a value that did not change is not written again.
+ */
+export class ArgumentArena {
+  readonly buffer: GPUBuffer;
+  readonly f32: Float32Array;
+  readonly u32: Uint32Array;
+  readonly i32: Int32Array;
+  readonly #capacity: number;
+  readonly #queue: GPUQueue;
+  #used = 0;
+  #dirtyBegin = Number.POSITIVE_INFINITY;
+  #dirtyEnd = 0;
+
+  /** @param capacity slots; each takes 256 bytes, WebGPU's alignment of uniform offsets. */
+  constructor(device: GPUDevice, capacity: number) {
+    this.#capacity = capacity;
+    this.buffer = device.createBuffer({
+      label: 'pagewise arguments',
+      size: capacity * slotBytes,
+      usage: GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST,
+    });
+    const mirror = new ArrayBuffer(capacity * slotBytes);
+    this.f32 = new Float32Array(mirror);
+    this.u32 = new Uint32Array(mirror);
+    this.i32 = new Int32Array(mirror);
+    this.#queue = device.queue;
+  }
+
+  /** Takes a slot for good, or returns undefined when the arena is full. */
+  take(): ArgumentSlot | undefined {
+    if (this.#used === this.#capacity) return undefined;
+    const index = this.#used++;
+    return { arena: this, offset: index * slotBytes, word: index * slotWords };
+  }
+
+  /** Notes that words [begin, end) of the mirror changed. */
+  touch(begin: number, end: number): void {
+    if (begin < this.#dirtyBegin) this.#dirtyBegin = begin;
+    if (end > this.#dirtyEnd) this.#dirtyEnd = end;
+  }
+
+  /** Writes what changed since the last flush, in one write at most. */
+  flush(): void {
+    if (this.#dirtyEnd === 0) return;
+    const begin = this.#dirtyBegin;
+    this.#queue.writeBuffer(this.buffer, begin * 4, this.u32, begin, this.#dirtyEnd - begin);
+    this.#dirtyBegin = Number.POSITIVE_INFINITY;
+    this.#dirtyEnd = 0;
+  }
+
+  destroy(): void {
+    this.buffer.destroy();
+  }
+}

@@ -1,0 +1,87 @@
+import { KernelCompileError, LimitExceededError } from '../errors.ts';
+import type { Gpu } from '../gpu.ts';
+import { joinSource, type Kernel, type KernelShape, type SelectorValue } from './kernel.ts';
+
+/** What all variants of a kernel share: explicit layouts, so that one bind group serves every variant. */
+export interface KernelLayout {
+  readonly bindGroupLayout: GPUBindGroupLayout;
+  readonly pipelineLayout: GPUPipelineLayout;
+}
+
+export type Selectors = Readonly<Record<string, SelectorValue>>;
+
+/** @throws {LimitExceededError} when the kernel binds more storage buffers than the device allows. */
+export function createLayout(gpu: Gpu, kernel: Kernel, shape: KernelShape): KernelLayout {
+  const granted = gpu.limits.maxStorageBuffersPerShaderStage;
+  if (shape.buffers.length > granted) {
+    const remedy = 'Bind fewer buffers, for instance by packing several into one.';
+    throw new LimitExceededError(`Kernel "${kernel.name}"`, 'maxStorageBuffersPerShaderStage', shape.buffers.length, granted, remedy);
+  }
+  const entries: GPUBindGroupLayoutEntry[] = shape.buffers.map(({ access }, binding) => ({
+    binding,
+    visibility: GPUShaderStage.COMPUTE,
+    buffer: { type: access === 'read' ? 'read-only-storage' : 'storage' },
+  }));
+  if (shape.perCall.length > 0) {
+    const minBindingSize = argumentBytes(shape);
+    entries.push({ binding: entries.length, visibility: GPUShaderStage.COMPUTE, buffer: { type: 'uniform', minBindingSize } });
+  }
+  const bindGroupLayout = gpu.device.createBindGroupLayout({ label: kernel.name, entries });
+  const pipelineLayout = gpu.device.createPipelineLayout({ label: kernel.name, bindGroupLayouts: [bindGroupLayout] });
+  return { bindGroupLayout, pipelineLayout };
+}
+
+/** Bytes of the WGSL struct `Arguments`: 4 per field, rounded up to 16. */
+export function argumentBytes(shape: KernelShape): number {
+  return Math.ceil(shape.perCall.length / 4) * 16;
+}
+
+function describePipeline(gpu: Gpu, kernel: Kernel, shape: KernelShape, layout: KernelLayout, selectors: Selectors) {
+  const code = joinSource(kernel, selectors);
+  const module = gpu.device.createShaderModule({ label: kernel.name, code });
+  const constants: Record<string, number> = {};
+  for (const name of shape.constants) constants[name] = Number(selectors[name]);
+  const descriptor: GPUComputePipelineDescriptor = {
+    label: kernel.name,
+    layout: layout.pipelineLayout,
+    compute: { module, entryPoint: 'main', constants },
+  };
+  return { code, module, descriptor };
+}
+
+/** Compiles one variant without blocking. @throws {KernelCompileError} with the compiler's message and the numbered source. */
+export async function compilePipeline(
+  gpu: Gpu,
+  kernel: Kernel,
+  shape: KernelShape,
+  layout: KernelLayout,
+  selectors: Selectors,
+): Promise<GPUComputePipeline> {
+  gpu.device.pushErrorScope('validation');
+  const { code, module, descriptor } = describePipeline(gpu, kernel, shape, layout, selectors);
+  const scope = gpu.device.popErrorScope();
+  try {
+    const [pipeline, error] = await Promise.all([gpu.device.createComputePipelineAsync(descriptor), scope]);
+    if (error) throw error;
+    return pipeline;
+  } catch (cause) {
+    if (gpu.loss) throw gpu.loss;
+    const info = await module.getCompilationInfo().catch(() => undefined);
+    const messages = info?.messages.filter((m) => m.type === 'error').map((m) => `line ${m.lineNum}: ${m.message}`) ?? [];
+    const scopeError = await scope.catch(() => null);
+    const message = messages.join('\n') || scopeError?.message || (cause instanceof Error ? cause.message : String(cause));
+    throw new KernelCompileError(kernel.name, message, numberLines(code));
+  }
+}
+
+/** Compiles one variant at once, for a launch that cannot wait. */
+export function compilePipelineSync(gpu: Gpu, kernel: Kernel, shape: KernelShape, layout: KernelLayout, selectors: Selectors) {
+  return gpu.device.createComputePipeline(describePipeline(gpu, kernel, shape, layout, selectors).descriptor);
+}
+
+function numberLines(code: string): string {
+  return code
+    .split('\n')
+    .map((line, index) => `${String(index + 1).padStart(4)} | ${line}`)
+    .join('\n');
+}

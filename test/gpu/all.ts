@@ -1,0 +1,7 @@
+import type { SpecFiles } from '../harness/spec.ts';
+
+/** Every file of GPU specs; a new one is added here, under the name that its specs start with. */
+export const specFiles: SpecFiles = {
+  gpu: () => import('./gpu.spec.ts'),
+  attention: () => import('./attention.spec.ts'),
+};

@@ -1,0 +1,118 @@
+import { expectClose, random, spec } from '../harness/harness.ts';
+import { type PagedCase, runPaged } from './paged.ts';
+
+const base: PagedCase = {
+  lengths: [
+    [1, 37],
+    [5, 18],
+    [129, 163],
+  ],
+  numHeads: 8,
+  numKvHeads: 2,
+  headDim: 64,
+  blockSize: 16,
+  dtype: 'f32',
+};
+
+/** atol and rtol by storage, as the project promises. */
+const tolerances = { f32: { atol: 1e-5, rtol: 1e-4 }, f16: { atol: 2e-3, rtol: 1e-2 } };
+
+const decodeSplit = { options: { minSegmentKeys: 64, targetWorkgroups: 64 } };
+
+/** One axis at a time round the base case. */
+const cases: Readonly<Record<string, Partial<PagedCase>>> = {
+  'mixed batch': {},
+  'mixed batch, f16': { dtype: 'f16' },
+  'decode only': {
+    lengths: [
+      [1, 523],
+      [1, 37],
+      [1, 1],
+    ],
+  },
+  'decode on tile and block edges': {
+    lengths: [
+      [1, 15],
+      [1, 16],
+      [1, 17],
+      [1, 63],
+      [1, 64],
+      [1, 65],
+    ],
+  },
+  'decode, split and merged': {
+    lengths: [
+      [1, 523],
+      [1, 37],
+      [1, 700],
+    ],
+    ...decodeSplit,
+  },
+  'decode, split and merged, f16': {
+    lengths: [
+      [1, 523],
+      [1, 37],
+      [1, 700],
+    ],
+    ...decodeSplit,
+    dtype: 'f16',
+  },
+  'prefill from nothing': {
+    lengths: [
+      [7, 7],
+      [33, 33],
+    ],
+  },
+  'chunked prefill': {
+    lengths: [
+      [16, 240],
+      [65, 130],
+    ],
+  },
+  'an empty query in the middle': {
+    lengths: [
+      [1, 20],
+      [0, 9],
+      [4, 12],
+    ],
+  },
+  'many short sequences': { lengths: Array.from({ length: 100 }, () => [1, 1] as const) },
+  'one head per KV head': { numHeads: 4, numKvHeads: 4 },
+  'group of 5': { numHeads: 5, numKvHeads: 1 },
+  'group of 7': { numHeads: 14, numKvHeads: 2 },
+  'group of 64': {
+    numHeads: 64,
+    numKvHeads: 1,
+    lengths: [
+      [1, 70],
+      [3, 9],
+    ],
+    headDim: 32,
+  },
+  'head dim 24': { headDim: 24 },
+  'head dim 80, f16': { headDim: 80, dtype: 'f16' },
+  'head dim 128': {
+    headDim: 128,
+    lengths: [
+      [1, 90],
+      [40, 50],
+    ],
+  },
+  'head dim 256': {
+    headDim: 256,
+    lengths: [
+      [1, 90],
+      [20, 50],
+    ],
+  },
+  'block size 8': { blockSize: 8 },
+  'block size 64, f16': { blockSize: 64, dtype: 'f16' },
+};
+
+for (const [name, change] of Object.entries(cases)) {
+  spec(name, async (t) => {
+    const testCase = { ...base, ...change };
+    const { actual, expected } = await runPaged(t, testCase, random(7));
+    expectClose(actual, expected, tolerances[testCase.dtype]);
+  });
+}
