@@ -1,0 +1,54 @@
+import { spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+
+/**
+ * @typedef {object} WatchOptions
+ * @property {NodeJS.ProcessEnv} [env] added to this process's environment
+ * @property {string} [cwd]
+ * @property {(line: string) => void} [onLine] called for each line of standard output (and of standard error, without `onErrorLine`)
+ * @property {(line: string) => void} [onErrorLine]
+ */
+
+/**
+ * Starts a program and reads its lines. It is killed with this process.
+ *
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {WatchOptions} [options]
+ * @returns {{ done: Promise<number>, kill(): void }} `done` gives the exit code, 128 + n after signal n, and rejects when it cannot be started.
+ */
+export function watchProcess(command, args, { env = {}, cwd, onLine = () => {}, onErrorLine = onLine } = {}) {
+  const child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  createInterface({ input: child.stdout }).on('line', onLine);
+  createInterface({ input: child.stderr }).on('line', onErrorLine);
+  const kill = () => void child.kill('SIGKILL');
+  process.once('exit', kill);
+  /** @type {Promise<number>} */
+  const done = new Promise((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', (code, signal) => resolve(signal ? 128 : (code ?? 1)));
+  });
+  return { done: done.finally(() => process.removeListener('exit', kill)), kill };
+}
+
+/**
+ * Runs a program on this process's own terminal, passes SIGINT and SIGTERM on, and gives its exit code.
+ *
+ * @param {string} command
+ * @param {readonly string[]} args
+ * @param {NodeJS.ProcessEnv} [env] added to this process's environment
+ * @returns {Promise<number>}
+ */
+export function runInForeground(command, args, env = {}) {
+  const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: 'inherit' });
+  /** A terminal sends SIGINT to the child by itself: we only have to outlive it. @param {NodeJS.Signals} signal */
+  const passOn = (signal) => void (process.stdin.isTTY && signal === 'SIGINT' ? undefined : child.kill(signal));
+  for (const signal of /** @type {const} */ (['SIGINT', 'SIGTERM'])) process.on(signal, passOn);
+  return new Promise((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', (code, signal) => {
+      for (const name of /** @type {const} */ (['SIGINT', 'SIGTERM'])) process.removeListener(name, passOn);
+      resolve(code ?? (signal === 'SIGINT' ? 130 : signal === 'SIGTERM' ? 143 : 1));
+    });
+  });
+}

@@ -1,0 +1,5 @@
+/** A shader imported as its text: `import decode from '../shaders/decode.wgsl' with { type: 'text' }`. */
+declare module '*.wgsl' {
+  const source: string;
+  export default source;
+}

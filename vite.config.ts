@@ -1,0 +1,109 @@
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { join, resolve, sep } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { defineConfig, type Plugin, type UserConfig } from 'vite';
+
+const root = fileURLToPath(new URL('.', import.meta.url));
+const inRoot = (path: string) => join(root, path);
+
+/** Packages that stay imports in the library, and that the browser gets from Vite as one module each. */
+const external = ['@huggingface/tokenizers'];
+
+const attribute = / with \{ type: 'text' \}/g;
+
+/** Makes `import text from './name.wgsl' with { type: 'text' }` work: Vite knows neither the file type nor the attribute. */
+function wgsl(): Plugin {
+  return {
+    name: 'wgsl',
+    enforce: 'pre',
+    transform(code, id) {
+      const path = id.split('?')[0];
+      if (path.endsWith('.wgsl')) return { code: `export default ${JSON.stringify(code)};`, map: null };
+      // Blanks of the same length in the attribute's place, so that source maps stay right.
+      if (/\.[jt]s$/.test(path) && code.search(attribute) >= 0)
+        return { code: code.replaceAll(attribute, (text) => ' '.repeat(text.length)), map: null };
+      return undefined;
+    },
+  };
+}
+
+/** Serves the files of a folder, byte for byte, under a path of the development server. */
+function serveFolder(path: string, folder: string): Plugin {
+  return {
+    name: `serve ${path}`,
+    configureServer(server) {
+      server.middlewares.use(path, async (request, response) => {
+        const file = resolve(folder, `.${decodeURIComponent((request.url ?? '/').split('?')[0])}`);
+        const found = file.startsWith(resolve(folder) + sep) ? await stat(file).catch(() => undefined) : undefined;
+        if (!found?.isFile()) return void response.writeHead(404).end();
+        const type = file.endsWith('.json') ? 'application/json' : 'application/octet-stream';
+        response.writeHead(200, { 'content-type': type, 'content-length': found.size, 'cache-control': 'no-cache' });
+        if (request.method === 'HEAD') return void response.end();
+        createReadStream(file).pipe(response);
+      });
+    },
+  };
+}
+
+/** What each mode adds; `library` is the default of `vite build`. */
+const modes: Record<string, UserConfig> = {
+  /** The package: two entries, what they share in a chunk. */
+  library: {
+    build: {
+      outDir: inRoot('dist'),
+      emptyOutDir: false,
+      minify: false,
+      target: 'es2022',
+      sourcemap: true,
+      lib: { entry: { index: inRoot('src/index.ts'), engine: inRoot('src/engine/index.ts') }, formats: ['es'] },
+      rolldownOptions: { external, output: { chunkFileNames: 'shared.js' } },
+    },
+  },
+  /** The demonstration page: `npm start`, and its static build. */
+  demo: {
+    root: inRoot('demo/page'),
+    base: './',
+    plugins: [serveFolder('/model', inRoot('demo/model'))],
+    build: { outDir: inRoot('dist/demo'), emptyOutDir: true, target: 'es2022' },
+    optimizeDeps: { noDiscovery: true, include: external },
+  },
+  /** The GPU specs in a browser; nothing reloads the page while they run. */
+  specs: {
+    root,
+    appType: 'mpa',
+    plugins: [serveFolder('/repository', root)],
+    server: { host: '127.0.0.1', hmr: false, watch: null },
+    optimizeDeps: { noDiscovery: true, include: [...external, 'wgsl_reflect'] },
+  },
+  /** The GPU specs for Node: bundled, since Node 20 reads neither TypeScript nor WGSL. */
+  'specs-node': {
+    build: {
+      ssr: inRoot('test/harness/node.ts'),
+      outDir: inRoot('node_modules/.cache/pagewise/specs-node'),
+      target: 'node20',
+      sourcemap: true,
+      minify: false,
+      /** A spec file has nothing but side effects, and package.json denies them. */
+      rolldownOptions: { treeshake: false },
+    },
+  },
+};
+
+export default defineConfig(({ mode }) => {
+  const { plugins = [], ...config } = modes[mode] ?? modes.library;
+  return {
+    root,
+    clearScreen: false,
+    publicDir: false,
+    cacheDir: inRoot(`node_modules/.cache/pagewise/vite-${mode}`),
+    resolve: {
+      alias: [
+        { find: /^pagewise\/engine$/, replacement: inRoot('src/engine/index.ts') },
+        { find: /^pagewise$/, replacement: inRoot('src/index.ts') },
+      ],
+    },
+    plugins: [wgsl(), plugins],
+    ...config,
+  };
+});

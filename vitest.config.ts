@@ -1,0 +1,9 @@
+import { defineConfig, mergeConfig } from 'vitest/config';
+import vite from './vite.config.ts';
+
+export default defineConfig((environment) =>
+  mergeConfig(vite({ ...environment, mode: 'unit' }), {
+    build: undefined,
+    test: { include: ['test/unit/**/*.test.ts'], environment: 'node', passWithNoTests: true },
+  }),
+);
