@@ -1,0 +1,124 @@
+/** `npm test`: every check in turn, a table of their times, and the sum as the last line. See `--help`. */
+import { mkdir, readFile, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { parseArgs } from 'node:util';
+import { cache, root } from './hosts/folders.mjs';
+import { watchProcess } from './hosts/processes.mjs';
+
+/**
+ * @typedef {object} Totals
+ * @property {number} passed
+ * @property {number} failed
+ * @property {number} skipped
+ *
+ * @typedef {object} Step
+ * @property {string} name
+ * @property {string[][]} runs arguments of Node, one program after another
+ * @property {number} minutes the time after which it is stopped
+ * @property {string} [report] a JSON report of Vitest's to count from; others are counted by their last line, or as one
+ */
+
+const unitReport = join(cache, 'unit.json');
+const typescript = 'node_modules/typescript/bin/tsc';
+
+/** @type {readonly Step[]} */
+const steps = [
+  {
+    name: 'types',
+    minutes: 2,
+    runs: [
+      [typescript, '-p', '.'],
+      [typescript, '-p', 'tsconfig.build.json', '--noEmit'],
+    ],
+  },
+  { name: 'lint', minutes: 2, runs: [['node_modules/@biomejs/biome/bin/biome', 'ci', '.']] },
+  { name: 'build', minutes: 2, runs: [['scripts/build.mjs']] },
+  {
+    name: 'unit',
+    minutes: 5,
+    runs: [['node_modules/vitest/vitest.mjs', 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${unitReport}`]],
+    report: unitReport,
+  },
+  { name: 'deno', minutes: 15, runs: [['scripts/test-gpu.mjs', '--host', 'deno']] },
+  { name: 'chromium', minutes: 15, runs: [['scripts/test-gpu.mjs', '--host', 'chromium']] },
+  { name: 'page', minutes: 10, runs: [['scripts/test-page.mjs']] },
+];
+
+const { values } = parseArgs({ options: { only: { type: 'string' }, help: { type: 'boolean', short: 'h' } } });
+if (values.help) {
+  console.log(`Usage: npm test -- [--only NAME,NAME]\n\nSteps: ${steps.map(({ name }) => name).join(', ')}`);
+} else {
+  process.exitCode = await main(values.only?.split(','));
+}
+
+/** @param {readonly string[]} [only] */
+async function main(only) {
+  const unknown = only?.filter((name) => !steps.some((step) => step.name === name)) ?? [];
+  if (unknown.length) {
+    console.error(`Error: there is no step "${unknown[0]}". There are: ${steps.map(({ name }) => name).join(', ')}.`);
+    return 1;
+  }
+  const rows = [];
+  const sum = { passed: 0, failed: 0, skipped: 0 };
+  for (const step of steps.filter(({ name }) => only?.includes(name) ?? true)) {
+    console.log(`\n--- ${step.name}`);
+    const start = performance.now();
+    const totals = await runStep(step);
+    rows.push({ name: step.name, seconds: (performance.now() - start) / 1000, ...totals });
+    sum.passed += totals.passed;
+    sum.failed += totals.failed;
+    sum.skipped += totals.skipped;
+  }
+  console.log('\nstep       seconds  passed  failed  skipped');
+  for (const { name, seconds, passed, failed, skipped } of rows) {
+    console.log(`${name.padEnd(9)} ${cell(seconds.toFixed(1), 8)}${cell(passed, 8)}${cell(failed, 8)}${cell(skipped, 9)}`);
+  }
+  const seconds = rows.reduce((total, row) => total + row.seconds, 0);
+  console.log(`${'all'.padEnd(9)} ${cell(seconds.toFixed(1), 8)}\n`);
+  console.log(`${sum.passed} passed, ${sum.failed} failed, ${sum.skipped} skipped`);
+  return sum.failed ? 1 : 0;
+}
+
+/** Runs a step's programs until one fails. @param {Step} step @returns {Promise<Totals>} */
+async function runStep({ name, runs, minutes, report }) {
+  if (report) {
+    await mkdir(dirname(report), { recursive: true });
+    await rm(report, { force: true });
+  }
+  /** @type {Totals | undefined} */
+  let counted;
+  let code = 0;
+  for (const args of runs) {
+    const child = watchProcess(process.execPath, args, {
+      cwd: root,
+      onLine: (line) => {
+        const numbers = /^\w+: (\d+) passed, (\d+) failed, (\d+) skipped$/.exec(line)?.slice(1).map(Number);
+        if (numbers) counted = { passed: numbers[0], failed: numbers[1], skipped: numbers[2] };
+        console.log(line);
+      },
+    });
+    const timer = setTimeout(() => {
+      console.log(`The step "${name}" was stopped after ${minutes} minutes.`);
+      child.kill();
+    }, minutes * 60_000);
+    code = await child.done;
+    clearTimeout(timer);
+    if (code !== 0) break;
+  }
+  const totals = report ? await readVitestReport(report) : counted;
+  if (!totals) return code === 0 ? { passed: 1, failed: 0, skipped: 0 } : { passed: 0, failed: 1, skipped: 0 };
+  return code !== 0 && totals.failed === 0 ? { ...totals, failed: 1 } : totals;
+}
+
+/** @param {string} file @returns {Promise<Totals | undefined>} */
+async function readVitestReport(file) {
+  const text = await readFile(file, 'utf8').catch(() => undefined);
+  if (text === undefined) return undefined;
+  const report = JSON.parse(text);
+  return { passed: report.numPassedTests, failed: report.numFailedTests, skipped: report.numPendingTests + report.numTodoTests };
+}
+
+/** @param {string | number} value @param {number} width */
+function cell(value, width) {
+  return String(value).padStart(width);
+}
