@@ -23,8 +23,12 @@ export function filesFromFolder(folder: string): ModelFiles {
         cause: error,
       });
     }
-    const { size } = await handle.stat();
-    return fileSource(name, handle, size);
+    const status = await handle.stat();
+    if (!status.isFile()) {
+      await handle.close();
+      throw new ModelFileError(name, `is not a file in folder ${folder}. Give the folder of the model files themselves.`);
+    }
+    return fileSource(name, handle, status.size);
   });
 }
 

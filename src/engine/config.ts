@@ -107,6 +107,9 @@ function parseLlama(fields: JsonFields): ModelConfig {
   const numHeads = fields.integer('num_attention_heads', 1);
   const numKvHeads = fields.integer('num_key_value_heads', 1, numHeads);
   if (numHeads % numKvHeads !== 0) fields.fail('num_key_value_heads', `a divisor of num_attention_heads (${numHeads})`);
+  if (fields.raw('head_dim') === undefined && hiddenSize % numHeads !== 0) {
+    fields.fail('num_attention_heads', `a divisor of hidden_size (${hiddenSize}) where there is no head_dim`);
+  }
   const headDim = fields.integer('head_dim', 1, hiddenSize / numHeads);
   const intermediateSize = fields.integer('intermediate_size', 1);
   for (const [key, value] of Object.entries({ hidden_size: hiddenSize, head_dim: headDim, intermediate_size: intermediateSize })) {
