@@ -31,7 +31,7 @@ const steps = [
       [typescript, '-p', 'tsconfig.build.json', '--noEmit'],
     ],
   },
-  { name: 'lint', minutes: 2, runs: [['node_modules/@biomejs/biome/bin/biome', 'ci', '.']] },
+  { name: 'lint', minutes: 2, runs: [['node_modules/@biomejs/biome/bin/biome', 'ci', '--colors=off', '.']] },
   { name: 'build', minutes: 2, runs: [['scripts/build.mjs']] },
   {
     name: 'unit',
