@@ -2,6 +2,8 @@ import type { SpecFiles } from '../harness/spec.ts';
 
 /** Every file of GPU specs; a new one is added here, under the name that its specs start with. */
 export const specFiles: SpecFiles = {
+  harness: () => import('./harness.spec.ts'),
   gpu: () => import('./gpu.spec.ts'),
   attention: () => import('./attention.spec.ts'),
+  parity: () => import('./parity.spec.ts'),
 };
