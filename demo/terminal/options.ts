@@ -1,0 +1,97 @@
+/**
+ * The command line: its options, their defaults, and what is wrong with a bad one.
+ */
+import { Command, CommanderError, Option } from 'commander';
+import { InvalidArgumentError, PagewiseError } from 'pagewise';
+import { type NumberRule, numberRules, parseNumber } from '../shared/numbers.ts';
+
+/** What was asked for. A value that is undefined was not given: the model's files, then the engine, decide. */
+export interface ProgramOptions {
+  readonly prompt: string;
+  /** A folder as typed, or an http(s) URL; undefined: the model that comes with Pagewise. */
+  readonly model: string | undefined;
+  readonly maxTokens: number;
+  readonly temperature: number | undefined;
+  readonly topK: number | undefined;
+  readonly topP: number | undefined;
+  readonly seed: number | undefined;
+  readonly kvDtype: 'f32' | 'f16' | undefined;
+  readonly blockSize: number | undefined;
+  readonly launchCache: 'on' | 'off' | undefined;
+  readonly runAhead: number | undefined;
+  /** One JSON object on standard output instead of the text. */
+  readonly json: boolean;
+}
+
+/** The command line cannot be understood. */
+export class UsageError extends PagewiseError {
+  override readonly name = 'UsageError';
+}
+
+const defaultMaxTokens = 256;
+
+const examples = `
+Examples:
+  npm run generate -- "Once upon a time"
+  npm run generate -- "One day, a small dog" --temperature 0 --max-tokens 64
+  npm run generate -- "Deep in the forest" --model https://huggingface.co/HuggingFaceTB/SmolLM2-135M/resolve/main`;
+
+/**
+ * Reads the arguments behind the program's name. `--help` prints to standard output and gives undefined.
+ *
+ * @throws {UsageError} for an unknown option, a missing value or a missing prompt.
+ * @throws {InvalidArgumentError} for a value out of its range; the message names the option and the range.
+ */
+export function readOptions(programArguments: readonly string[]): ProgramOptions | undefined {
+  const command = createCommand();
+  try {
+    command.parse(programArguments, { from: 'user' });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    if (error.exitCode === 0) return undefined;
+    throw new UsageError(`${error.message.replace(/^error: /, '').replaceAll(/\s+/g, ' ')}. See: npm run generate -- --help`);
+  }
+  const prompt = command.args.join(' ');
+  if (command.args.length === 0) throw new UsageError('there is no prompt. Give one: npm run generate -- "Once upon a time"');
+  return { json: false, ...command.opts<Omit<ProgramOptions, 'prompt' | 'json'>>(), prompt };
+}
+
+function createCommand(): Command {
+  return new Command('npm run generate --')
+    .description('Continues a text with a language model on WebGPU.')
+    .argument('[prompt...]', 'the beginning of the text; several words are joined by spaces')
+    .option('--model <folder or URL>', 'the Hugging Face files of a model (default: the story model that comes with Pagewise)')
+    .addOption(numberOption('--max-tokens <number>', 'most tokens to write', numberRules.maxTokens).default(defaultMaxTokens))
+    .addOption(numberOption('--temperature <number>', "0 = always the likeliest token (default: the model's)", numberRules.temperature))
+    .addOption(numberOption('--top-k <number>', "sample among the k likeliest tokens, 0 = all (default: the model's)", numberRules.topK))
+    .addOption(
+      numberOption('--top-p <number>', "sample among tokens of this probability together (default: the model's)", numberRules.topP),
+    )
+    .addOption(numberOption('--seed <number>', 'same seed, same text (default: a new one each time)', numberRules.seed))
+    .addOption(choiceOption('--kv-dtype <type>', 'how keys and values are stored: f32 or f16', ['f32', 'f16']))
+    .addOption(numberOption('--block-size <number>', 'tokens of a block of the KV cache', numberRules.blockSize))
+    .addOption(choiceOption('--launch-cache <state>', 'on or off', ['on', 'off']))
+    .addOption(numberOption('--run-ahead <number>', 'steps submitted before the first answer is back', numberRules.runAhead))
+    .option('--json', 'print one JSON object {text, promptIds, ids, adapter, stats} and no text')
+    .helpOption('-h, --help', 'show this')
+    .addHelpText('after', examples)
+    .exitOverride()
+    .configureOutput({ writeErr: () => {} });
+}
+
+function numberOption(flags: string, description: string, rule: NumberRule): Option {
+  const option = new Option(flags, description);
+  return option.argParser((text) => {
+    const value = parseNumber(text, rule);
+    if (value === undefined) throw new InvalidArgumentError(`--${option.name()}`, text, rule.expected);
+    return value;
+  });
+}
+
+function choiceOption(flags: string, description: string, choices: readonly string[]): Option {
+  const option = new Option(flags, description);
+  return option.argParser((text) => {
+    if (!choices.includes(text)) throw new InvalidArgumentError(`--${option.name()}`, text, choices.join(' or '));
+    return text;
+  });
+}
