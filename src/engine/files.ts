@@ -106,9 +106,11 @@ export function filesFromUrl(base: string | URL, options: FilesFromUrlOptions = 
       } catch (error) {
         if (error instanceof ModelFileError) throw error;
         options.signal?.throwIfAborted();
-        const progress = loaded > 0 ? `the transfer broke off after ${loaded} bytes from` : 'could not be fetched from';
-        const remedy = 'Check the network, and that the server allows this origin (CORS).';
-        throw new ModelFileError(name, `${progress} ${url.href}. ${remedy}`, { cause: error });
+        const problem =
+          loaded > 0
+            ? `the transfer from ${url.href} broke off after ${loaded} bytes. Check the network and try again.`
+            : `could not be fetched from ${url.href}. Check the network, and that the server allows this origin (CORS).`;
+        throw new ModelFileError(name, problem, { cause: error });
       }
     },
   };
@@ -205,12 +207,8 @@ function arraySource(name: string, bytes: Uint8Array<ArrayBuffer>): ByteSource {
   };
 }
 
-/**
- * Checks a slice against a file's size, for those who write a `ByteSource`.
- *
- * @throws {ModelFileError} when the slice reaches beyond the file.
- */
-export function checkRange(name: string, start: number, end: number, size: number): void {
+/** A slice must lie within the file. */
+function checkRange(name: string, start: number, end: number, size: number): void {
   if (start >= 0 && start <= end && end <= size) return;
   throw new ModelFileError(name, `bytes ${start} to ${end} were asked for, but it has ${size}. It is truncated: get it again.`);
 }

@@ -31,6 +31,8 @@ export interface WeightTensor {
 
 /** The tensors of a model, by name. */
 export interface TensorIndex {
+  /** Bytes of all tensors. */
+  readonly bytes: number;
   names(): string[];
   has(name: string): boolean;
   /**
@@ -139,6 +141,7 @@ async function closingOnError<T>(sources: readonly ByteSource[], action: () => P
 
 function tensorIndex(sources: readonly ByteSource[], entries: ReadonlyMap<string, Entry>): TensorIndex {
   return {
+    bytes: [...entries.values()].reduce((sum, { start, end }) => sum + end - start, 0),
     names: () => [...entries.keys()],
     has: (name) => entries.has(name),
     tensor(name) {

@@ -1,0 +1,193 @@
+// Chooses the next token of each row of logits, and says whether it ends the sequence: a workgroup takes one row, an invocation every
+// 256th token. Temperature 0 takes the largest logit (the lowest id among equals). Otherwise: top-k, then top-p within these, as thresholds
+// on the logit, found by radix select; then the Gumbel-max trick, which needs no second pass over sorted probabilities.
+// Ties at a threshold all stay in.
+
+struct Arguments {
+  vocabSize: u32,
+}
+
+@group(0) @binding(0) var<storage, read> logits: array<f32>; // [rows][vocabSize]
+@group(0) @binding(1) var<storage, read> plan: array<u32>;
+@group(0) @binding(2) var<storage, read_write> sampled: array<vec2<u32>>; // per sequence: token, 1 once a stop token came
+
+const invocations = 256u;
+
+var<workgroup> bestScore: array<f32, invocations>;
+var<workgroup> bestToken: array<u32, invocations>;
+var<workgroup> histogram: array<atomic<u32>, 256>;
+var<workgroup> cumulative: array<u32, 256>;
+var<workgroup> digitFound: u32;
+var<workgroup> reachedAbove: u32;
+
+// The best (score, token) of the workgroup; every invocation gets it.
+fn reduceBest(score: f32, token: u32, local: u32) -> u32 {
+  bestScore[local] = score;
+  bestToken[local] = token;
+  for (var stride = invocations / 2u; stride > 0u; stride /= 2u) {
+    workgroupBarrier();
+    if (local < stride) {
+      let other = bestScore[local + stride];
+      let otherToken = bestToken[local + stride];
+      if (other > bestScore[local] || (other == bestScore[local] && otherToken < bestToken[local])) {
+        bestScore[local] = other;
+        bestToken[local] = otherToken;
+      }
+    }
+  }
+  let best = workgroupUniformLoad(&bestToken[0]);
+  return best;
+}
+
+// The sum over the workgroup, in a fixed order.
+fn reduceSum(value: f32, local: u32) -> f32 {
+  bestScore[local] = value;
+  for (var stride = invocations / 2u; stride > 0u; stride /= 2u) {
+    workgroupBarrier();
+    if (local < stride) {
+      bestScore[local] += bestScore[local + stride];
+    }
+  }
+  let sum = workgroupUniformLoad(&bestScore[0]);
+  return sum;
+}
+
+// A number in (0, 1) from (seed, position, token): pcg3d of Jarzynski and Olano 2020.
+fn uniformRandom(seed: u32, position: u32, token: u32) -> f32 {
+  var v = vec3u(seed, position, token) * 1664525u + 1013904223u;
+  v.x += v.y * v.z;
+  v.y += v.z * v.x;
+  v.z += v.x * v.y;
+  v ^= v >> vec3u(16u);
+  v.x += v.y * v.z;
+  return (f32(v.x >> 9u) + 0.5) / 8388608.0;
+}
+
+struct Row {
+  first: u32, // of the logits
+  maximum: f32,
+  inverseTemperature: f32,
+  massScale: f32, // probability to fixed point; 0: count tokens instead
+}
+
+// What a token counts: 1, or its probability in fixed point (integers add up in any order to the same sum).
+fn tokenWeight(row: Row, logit: f32) -> u32 {
+  if (row.massScale == 0.0) {
+    return 1u;
+  }
+  return u32(exp((logit - row.maximum) * row.inverseTemperature) * row.massScale);
+}
+
+// The largest threshold (in ordered bits) such that the tokens at or above it, among those at or above `lowest`, weigh at least `wanted`.
+fn selectThreshold(row: Row, lowest: u32, wanted: u32, local: u32) -> u32 {
+  var prefix = 0u;
+  var remaining = wanted;
+  for (var shift = 24i; shift >= 0i; shift -= 8i) {
+    let bits = u32(shift);
+    atomicStore(&histogram[local], 0u);
+    workgroupBarrier();
+    for (var token = local; token < args.vocabSize; token += invocations) {
+      let logit = logits[row.first + token];
+      let ordered = orderedBits(logit);
+      let samePrefix = bits == 24u || (ordered >> ((bits + 8u) & 31u)) == (prefix >> ((bits + 8u) & 31u));
+      if (ordered >= lowest && samePrefix) {
+        atomicAdd(&histogram[(ordered >> bits) & 255u], tokenWeight(row, logit));
+      }
+    }
+    workgroupBarrier();
+    // Sums from each digit upwards.
+    cumulative[local] = atomicLoad(&histogram[local]);
+    for (var stride = 1u; stride < 256u; stride *= 2u) {
+      workgroupBarrier();
+      var above = 0u;
+      if (local + stride < 256u) {
+        above = cumulative[local + stride];
+      }
+      workgroupBarrier();
+      cumulative[local] += above;
+    }
+    if (local == 0u) {
+      digitFound = 0u;
+      reachedAbove = 0u;
+    }
+    workgroupBarrier();
+    var next = 0u;
+    if (local < 255u) {
+      next = cumulative[local + 1u];
+    }
+    if (cumulative[local] >= remaining && next < remaining) {
+      digitFound = local;
+      reachedAbove = next;
+    }
+    let digit = workgroupUniformLoad(&digitFound);
+    remaining -= workgroupUniformLoad(&reachedAbove);
+    prefix |= digit << bits;
+  }
+  return max(prefix, lowest); // rounding may leave the sum just short of `wanted`
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) local: u32) {
+  let at = plan[SAMPLING] + workgroup.x * SAMPLING_WORDS;
+  let sequence = plan[at + SAMPLING_SEQUENCE];
+  let position = plan[at + SAMPLING_POSITION];
+  let temperature = bitcast<f32>(plan[at + SAMPLING_TEMPERATURE]);
+  let topK = plan[at + SAMPLING_TOP_K];
+  let topP = bitcast<f32>(plan[at + SAMPLING_TOP_P]);
+  let seed = plan[at + SAMPLING_SEED];
+  let first = workgroup.x * args.vocabSize;
+
+  var score = noScore;
+  var token = 0u;
+  for (var t = local; t < args.vocabSize; t += invocations) {
+    if (logits[first + t] > score) {
+      score = logits[first + t];
+      token = t;
+    }
+  }
+  var chosen = reduceBest(score, token, local);
+
+  if (temperature > 0.0) {
+    var row = Row(first, logits[first + chosen], 1.0 / temperature, 0.0);
+    var threshold = 0u;
+    if (topK > 0u && topK < args.vocabSize) {
+      threshold = selectThreshold(row, 0u, topK, local);
+    }
+    if (topP < 1.0) {
+      var mass = 0.0;
+      for (var t = local; t < args.vocabSize; t += invocations) {
+        let logit = logits[first + t];
+        if (orderedBits(logit) >= threshold) {
+          mass += exp((logit - row.maximum) * row.inverseTemperature);
+        }
+      }
+      row.massScale = 1073741824.0 / reduceSum(mass, local);
+      threshold = selectThreshold(row, threshold, max(1u, u32(topP * 1073741824.0)), local);
+    }
+    score = noScore;
+    token = 0u;
+    for (var t = local; t < args.vocabSize; t += invocations) {
+      let logit = logits[first + t];
+      if (orderedBits(logit) >= threshold) {
+        let gumbel = -log(-log(uniformRandom(seed, position, t)));
+        let perturbed = logit * row.inverseTemperature + gumbel;
+        if (perturbed > score) {
+          score = perturbed;
+          token = t;
+        }
+      }
+    }
+    workgroupBarrier();
+    chosen = reduceBest(score, token, local);
+  }
+
+  if (local == 0u) {
+    var finished = select(sampled[sequence].y, 0u, plan[at + SAMPLING_FIRST] != 0u);
+    for (var i = 0u; i < plan[at + SAMPLING_NUM_STOPS]; i++) {
+      if (plan[plan[at + SAMPLING_STOPS] + i] == chosen) {
+        finished = 1u;
+      }
+    }
+    sampled[sequence] = vec2<u32>(chosen, finished);
+  }
+}

@@ -1,0 +1,325 @@
+import { KvCache } from '../attention/kv-cache.ts';
+import type { KvDtype } from '../attention/layout.ts';
+import { ContextLengthError, InvalidArgumentError } from '../errors.ts';
+import type { Gpu } from '../gpu.ts';
+import { LaunchCache, type LaunchCacheMode, type LaunchStats } from '../launch/cache.ts';
+import { type ModelConfig, parseModelConfig } from './config.ts';
+import { type ModelFiles, readJson, readJsonIfPresent } from './files.ts';
+import { type GenerationHost, RunningGeneration } from './generation.ts';
+import { type GenerationDefaults, parseGenerationConfig } from './generation-config.ts';
+import { LlamaModel, type SamplingParameters } from './model.ts';
+import { ReadbackRing } from './readback.ts';
+import { openSafetensors } from './safetensors.ts';
+import { createTokenizer, type Tokenizer } from './tokenizer.ts';
+import type { GenerateOptions, Generation, LoadProgress } from './types.ts';
+import { loadWeights, type ModelWeights } from './weights.ts';
+
+export interface EngineOptions {
+  /** Storage of keys and values; default `f32`. */
+  readonly kvDtype?: KvDtype;
+  /** Token slots of a KV block, a multiple of 8; default 16. */
+  readonly blockSize?: number;
+  /** Longest prompt and answer together; default and most: the model's. */
+  readonly contextLength?: number;
+  /** KV blocks per layer, the reserved one included; default: as many as one sequence of `contextLength` needs. */
+  readonly numBlocks?: number;
+  /** Token budget of one step: longer prompts take several; default 512. */
+  readonly maxTokensPerStep?: number;
+  readonly launchCache?: LaunchCacheMode;
+  /** Steps submitted before the first readback returns, 1 to 32; default: measured when the engine is loaded. */
+  readonly runAhead?: number;
+  readonly onProgress?: (progress: LoadProgress) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Most steps in flight, and staging buffers made. */
+const maxRunAhead = 32;
+
+/** Rows of logits that `logits` and `score` compute at a time. */
+const logitRowsPerStep = 64;
+
+/**
+ * A language model, ready to write: weights, KV cache, launch cache and tokenizer on one device. Everything hangs from this value, so
+ * that two engines can live in one page. Generations run one after the other, in the order in which they were asked for.
+ */
+export class Engine {
+  readonly gpu: Gpu;
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  readonly kv: KvCache;
+  /** Sampling where a request says nothing. */
+  readonly defaults: GenerationDefaults;
+  readonly contextLength: number;
+  readonly maxTokensPerStep: number;
+  /** Bytes of weights on the GPU. */
+  readonly weightBytes: number;
+  readonly #cache: LaunchCache;
+  readonly #model: LlamaModel;
+  readonly #weights: ModelWeights;
+  readonly #ring: ReadbackRing;
+  #runAhead = 1;
+  #tail: Promise<unknown> = Promise.resolve();
+
+  /**
+   * Loads a model of the Llama family from Hugging Face files: config.json, model.safetensors (or its shards and their index),
+   * tokenizer.json, and, where present, tokenizer_config.json and generation_config.json.
+   *
+   * @throws {ModelFileError} for missing or damaged files. @throws {UnsupportedModelError} for what is not implemented.
+   * @throws {InvalidArgumentError} for bad options. @throws {LimitExceededError} when the device is too small.
+   * Nothing stays on the GPU after a throw.
+   */
+  static async load(gpu: Gpu, files: ModelFiles, options: EngineOptions = {}): Promise<Engine> {
+    const { onProgress, signal, runAhead } = options;
+    if (runAhead !== undefined) checkInteger('runAhead', runAhead, 1, maxRunAhead);
+    const config = parseModelConfig(await readJson(files, 'config.json'));
+    const defaults = parseGenerationConfig(await readJsonIfPresent(files, 'generation_config.json'));
+    const tokenizerConfig = await readJsonIfPresent(files, 'tokenizer_config.json');
+    const tokenizer = createTokenizer(await readJson(files, 'tokenizer.json'), tokenizerConfig, config);
+    const contextLength = options.contextLength ?? config.contextLength;
+    checkInteger('contextLength', contextLength, 2, config.contextLength);
+    const maxTokensPerStep = Math.min(options.maxTokensPerStep ?? 512, contextLength);
+    checkInteger('maxTokensPerStep', maxTokensPerStep, 1, contextLength);
+
+    const tensors = await openSafetensors(files, (loaded, total) => onProgress?.({ phase: 'files', loaded, total }));
+    const owned: { destroy(): void }[] = [];
+    const own = <T extends { destroy(): void }>(value: T): T => {
+      owned.push(value);
+      return value;
+    };
+    try {
+      signal?.throwIfAborted();
+      const blockSize = options.blockSize ?? 16;
+      const maxBlocksPerSequence = Math.ceil(contextLength / blockSize);
+      const kv = own(
+        new KvCache(gpu, {
+          numLayers: config.numLayers,
+          numKvHeads: config.numKvHeads,
+          headDim: config.headDim,
+          blockSize,
+          dtype: options.kvDtype ?? 'f32',
+          numBlocks: options.numBlocks ?? maxBlocksPerSequence + 1,
+          maxSequences: 1,
+          maxBlocksPerSequence,
+        }),
+      );
+      const cache = own(new LaunchCache(gpu, { mode: options.launchCache }));
+      const onBytes = (loaded: number, total: number) => onProgress?.({ phase: 'weights', loaded, total });
+      const weights = own(await loadWeights(gpu, tensors, config, onBytes, signal));
+      const ring = own(new ReadbackRing(gpu, maxRunAhead));
+      const modelOptions = { maxTokensPerStep, maxLogitRows: logitRowsPerStep };
+      const onPipelines = (loaded: number, total: number) => onProgress?.({ phase: 'pipelines', loaded, total });
+      const model = own(await LlamaModel.create(cache, kv, config, weights, modelOptions, onPipelines));
+      signal?.throwIfAborted();
+      const engine = new Engine({ gpu, config, tokenizer, kv, defaults, contextLength, maxTokensPerStep, cache, model, weights, ring });
+      engine.#runAhead = runAhead ?? (await engine.#measureRunAhead());
+      return engine;
+    } catch (error) {
+      for (const value of owned.reverse()) value.destroy();
+      throw gpu.loss ?? error;
+    } finally {
+      tensors.close();
+    }
+  }
+
+  private constructor(parts: {
+    gpu: Gpu;
+    config: ModelConfig;
+    tokenizer: Tokenizer;
+    kv: KvCache;
+    defaults: GenerationDefaults;
+    contextLength: number;
+    maxTokensPerStep: number;
+    cache: LaunchCache;
+    model: LlamaModel;
+    weights: ModelWeights;
+    ring: ReadbackRing;
+  }) {
+    this.gpu = parts.gpu;
+    this.config = parts.config;
+    this.tokenizer = parts.tokenizer;
+    this.kv = parts.kv;
+    this.defaults = parts.defaults;
+    this.contextLength = parts.contextLength;
+    this.maxTokensPerStep = parts.maxTokensPerStep;
+    this.weightBytes = parts.weights.bytes;
+    this.#cache = parts.cache;
+    this.#model = parts.model;
+    this.#weights = parts.weights;
+    this.#ring = parts.ring;
+  }
+
+  /** Steps that a generation submits before the first readback returns, unless it says otherwise. */
+  get runAhead(): number {
+    return this.#runAhead;
+  }
+
+  launchStats(): LaunchStats {
+    return this.#cache.stats();
+  }
+
+  /**
+   * Writes on from a prompt: a text, or token ids taken as they are.
+   *
+   * @throws {InvalidArgumentError} for bad options or token ids. @throws {ContextLengthError} when the prompt leaves no room.
+   * Later errors (`BlocksExhaustedError`, `DeviceLostError`) reject the iteration and `result`.
+   */
+  generate(prompt: string | readonly number[], options: GenerateOptions = {}): Generation {
+    const promptIds = typeof prompt === 'string' ? this.tokenizer.encode(prompt, { parseSpecial: options.parseSpecial }) : prompt;
+    this.#checkTokens(promptIds);
+    const room = this.contextLength - promptIds.length;
+    if (room < 1) throw new ContextLengthError(promptIds.length, this.contextLength);
+    const runAhead = options.runAhead ?? this.#runAhead;
+    checkInteger('runAhead', runAhead, 1, maxRunAhead);
+    const maxTokens = options.maxTokens ?? room;
+    checkInteger('maxTokens', maxTokens, 1, Number.MAX_SAFE_INTEGER);
+    const request = {
+      promptIds,
+      maxTokens: Math.min(maxTokens, room),
+      runAhead,
+      sampling: this.#sampling(options),
+      signal: options.signal,
+    };
+    const turn = this.#tail.then(() => {});
+    const generation = new RunningGeneration(this.#host(), request, this.tokenizer.stream(), turn);
+    this.#tail = generation.result.catch(() => {});
+    return generation;
+  }
+
+  /** Logits after the last token of `ids`: f32 [vocabSize]. */
+  async logits(ids: readonly number[]): Promise<Float32Array> {
+    let last = new Float32Array(0);
+    await this.#forward(ids, (rows) => {
+      last = rows.slice(-this.config.vocabSize);
+    });
+    return last;
+  }
+
+  /** The negative log likelihood of each token of `ids` after the first, given those before it. */
+  async score(ids: readonly number[]): Promise<number[]> {
+    const { vocabSize } = this.config;
+    const nll: number[] = [];
+    await this.#forward(ids, (rows, first) => {
+      for (let row = 0; row < rows.length / vocabSize && first + row + 1 < ids.length; row++) {
+        const logits = rows.subarray(row * vocabSize, (row + 1) * vocabSize);
+        const maximum = logits.reduce((a, b) => Math.max(a, b));
+        const sum = logits.reduce((total, logit) => total + Math.exp(logit - maximum), 0);
+        nll.push(maximum + Math.log(sum) - logits[ids[first + row + 1]]);
+      }
+    });
+    return nll;
+  }
+
+  /** Frees everything on the GPU that the engine made. The device stays open: it is the caller's. */
+  destroy(): void {
+    this.#model.destroy();
+    this.#ring.destroy();
+    this.#weights.destroy();
+    this.#cache.destroy();
+    this.kv.destroy();
+  }
+
+  #sampling(options: GenerateOptions): SamplingParameters {
+    const { temperature = this.defaults.temperature, topK = this.defaults.topK, topP = this.defaults.topP } = options;
+    if (!(temperature >= 0 && temperature < Number.POSITIVE_INFINITY))
+      throw new InvalidArgumentError('temperature', temperature, 'a number from 0 (greedy) up');
+    checkInteger('topK', topK, 0, 2 ** 31);
+    if (!(topP > 0 && topP <= 1)) throw new InvalidArgumentError('topP', topP, 'a number above 0, at most 1');
+    const seed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0];
+    checkInteger('seed', seed, 0, 2 ** 32 - 1);
+    return { temperature, topK, topP, seed, stopTokens: this.defaults.eosTokenIds ?? this.config.eosTokenIds };
+  }
+
+  #checkTokens(ids: readonly number[]): void {
+    if (ids.length === 0) throw new InvalidArgumentError('prompt', 'empty', 'at least one token');
+    const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= this.config.vocabSize);
+    if (bad !== undefined) throw new InvalidArgumentError('token id', bad, `an integer from 0 to ${this.config.vocabSize - 1}`);
+  }
+
+  #host(): GenerationHost {
+    return {
+      kv: this.kv,
+      maxTokensPerStep: this.maxTokensPerStep,
+      counts: () => this.#cache.counts,
+      submit: (sequence, tokens, queryLen, sampling) => {
+        this.#model.plan([{ sequence, queryLen, tokens, sample: sampling, first: sampling?.first }]);
+        const encoder = this.#record();
+        const read = sampling && this.#ring.record(encoder, this.#model.sampled, sequence.tableRow);
+        this.#cache.submit([encoder.finish()]);
+        return read?.();
+      },
+    };
+  }
+
+  #record(): GPUCommandEncoder {
+    const encoder = this.gpu.device.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    this.#model.record(pass);
+    pass.end();
+    return encoder;
+  }
+
+  /** Runs `ids` without sampling; `onRows` gets the logits [rows][vocabSize] of the tokens from `first` on. */
+  async #forward(ids: readonly number[], onRows: (rows: Float32Array, first: number) => void): Promise<void> {
+    this.#checkTokens(ids);
+    if (ids.length > this.contextLength) throw new ContextLengthError(ids.length, this.contextLength);
+    const work = this.#tail.then(async () => {
+      const rowsPerStep = Math.min(logitRowsPerStep, this.maxTokensPerStep);
+      const rowBytes = this.config.vocabSize * 4;
+      const usage = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST;
+      const staging = this.gpu.device.createBuffer({ label: 'logits readback', size: rowsPerStep * rowBytes, usage });
+      const sequence = this.kv.open();
+      try {
+        for (let first = 0; first < ids.length; first += rowsPerStep) {
+          const tokens = ids.slice(first, first + rowsPerStep);
+          this.kv.extend(sequence, tokens.length);
+          this.#model.plan(
+            [{ sequence, queryLen: tokens.length, tokens }],
+            tokens.map((_, i) => i),
+          );
+          const encoder = this.#record();
+          encoder.copyBufferToBuffer(this.#model.logits, 0, staging, 0, tokens.length * rowBytes);
+          this.#cache.submit([encoder.finish()]);
+          await staging.mapAsync(GPUMapMode.READ, 0, tokens.length * rowBytes);
+          onRows(new Float32Array(staging.getMappedRange(0, tokens.length * rowBytes)).slice(), first);
+          staging.unmap();
+        }
+      } finally {
+        this.kv.close(sequence);
+        staging.destroy();
+      }
+    });
+    this.#tail = work.catch(() => {});
+    return work;
+  }
+
+  /** Warms up, and finds the depth at which waiting for the host no longer holds the GPU up: wait / step time, rounded up, plus 1. */
+  async #measureRunAhead(): Promise<number> {
+    const steps = 8;
+    const greedy = { temperature: 0, topK: 0, topP: 1, seed: 0, stopTokens: [] };
+    const host = this.#host();
+    const sequence = this.kv.open();
+    try {
+      const run = async (count: number): Promise<number> => {
+        const start = performance.now();
+        const tokens = Array.from({ length: count }, () => {
+          this.kv.extend(sequence, 1);
+          return host.submit(sequence, sequence.length === 1 ? [0] : undefined, 1, { ...greedy, first: false });
+        });
+        await Promise.all(tokens);
+        return performance.now() - start;
+      };
+      await run(1);
+      const one = await run(1);
+      const many = await run(Math.min(steps, this.contextLength - 2));
+      const step = Math.max((many - one) / (steps - 1), 0.02);
+      return Math.min(maxRunAhead, Math.max(2, Math.ceil(Math.max(0, one - step) / step) + 1));
+    } finally {
+      this.kv.close(sequence);
+    }
+  }
+}
+
+function checkInteger(argument: string, value: number, least: number, most: number): void {
+  if (!Number.isInteger(value) || value < least || value > most)
+    throw new InvalidArgumentError(argument, value, `an integer from ${least} to ${most}`);
+}

@@ -1,0 +1,7 @@
+/** `pagewise/engine`: language models of the Llama family on Pagewise's attention. */
+export type { ModelConfig } from './config.ts';
+export { Engine, type EngineOptions } from './engine.ts';
+export { type ByteSource, type FileContent, filesFrom, filesFromUrl, type ModelFiles } from './files.ts';
+export type { GenerationDefaults } from './generation-config.ts';
+export type { TextStream, Tokenizer } from './tokenizer.ts';
+export type * from './types.ts';

@@ -1,0 +1,91 @@
+/** Declarations of the model's kernels; the WGSL files say what each computes. */
+import stateSource from '../../shaders/attention/state.wgsl' with { type: 'text' };
+import embedSource from '../../shaders/model/embed.wgsl' with { type: 'text' };
+import linearSource from '../../shaders/model/linear.wgsl' with { type: 'text' };
+import matmulSource from '../../shaders/model/matmul.wgsl' with { type: 'text' };
+import matvecSource from '../../shaders/model/matvec.wgsl' with { type: 'text' };
+import sampleSource from '../../shaders/model/sample.wgsl' with { type: 'text' };
+import weightsSource from '../../shaders/model/weights.wgsl' with { type: 'text' };
+import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
+import { planPrelude } from '../attention/plan.ts';
+import { defineKernel, gridCount, key, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
+import type { WeightDtype } from './safetensors.ts';
+
+/** The WGSL constants of shaders/model/weights.wgsl. */
+export const weightDtypeCodes: Readonly<Record<WeightDtype, number>> = { f32: 0, f16: 1, bf16: 2 };
+
+/** WebGPU's default limit of workgroups per dimension. */
+const maxWorkgroups = 65535;
+
+export const embedKernel = defineKernel({
+  name: 'embed',
+  source: [packSource, weightsSource, embedSource],
+  prelude: () => planPrelude,
+  arguments: {
+    weightDtype: key('u32'),
+    weights: readBuffer,
+    plan: readBuffer,
+    sampled: readBuffer,
+    hidden: writeBuffer,
+    hiddenSize: perCall('u32'),
+    numTokens: gridCount,
+  },
+  workgroups: { x: ({ hiddenSize }) => Math.ceil(hiddenSize / 8 / 64), y: ({ numTokens }) => numTokens },
+});
+
+const linearArguments = {
+  weightDtype: key('u32'),
+  normalized: key('bool'),
+  swiglu: key('bool'),
+  accumulate: key('bool'),
+  gathered: key('bool'),
+  biased: key('bool'),
+  input: readBuffer,
+  weights: readBuffer,
+  gain: readBuffer,
+  bias: readBuffer,
+  plan: readBuffer,
+  output: writeBuffer,
+  inputSize: perCall('u32'),
+  outputSize: perCall('u32'),
+  inputStride: perCall('u32'),
+  outputStride: perCall('u32'),
+  gainOffset: perCall('u32'),
+  biasOffset: perCall('u32'),
+  epsilon: perCall('f32'),
+  numRows: gridCount,
+} as const;
+
+export const matvecKernel = defineKernel({
+  name: 'matvec',
+  source: [packSource, weightsSource, linearSource, matvecSource],
+  prelude: () => planPrelude,
+  arguments: linearArguments,
+  workgroups: {
+    x: ({ outputSize }) => Math.min(Math.ceil(outputSize / 4), maxWorkgroups),
+    y: ({ numRows }) => numRows,
+    z: ({ outputSize }) => Math.ceil(outputSize / 4 / maxWorkgroups),
+  },
+});
+
+export const matmulKernel = defineKernel({
+  name: 'matmul',
+  source: [packSource, weightsSource, linearSource, matmulSource],
+  prelude: () => planPrelude,
+  arguments: linearArguments,
+  workgroups: { x: ({ outputSize }) => Math.ceil(outputSize / 64), y: ({ numRows }) => Math.ceil(numRows / 64) },
+});
+
+export const sampleKernel = defineKernel({
+  name: 'sample',
+  source: [stateSource, sampleSource],
+  prelude: () => planPrelude,
+  arguments: {
+    logits: readBuffer,
+    plan: readBuffer,
+    sampled: writeBuffer,
+    vocabSize: perCall('u32'),
+    numRows: gridCount,
+  },
+  workgroups: { x: ({ numRows }) => numRows },
+});
