@@ -3,8 +3,8 @@
  */
 import { type FileHandle, open } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type ByteSource, checkRange, filesFrom, type ModelFiles } from '../../src/engine/files.ts';
-import { ModelFileError } from '../../src/errors.ts';
+import { ModelFileError } from 'pagewise';
+import { type ByteSource, filesFrom, type ModelFiles } from 'pagewise/engine';
 
 /**
  * Model files in `folder`. They are read by slices where they lie, never whole.
@@ -37,11 +37,10 @@ function fileSource(name: string, handle: FileHandle, size: number): ByteSource 
     name,
     size,
     async read(start, end) {
-      checkRange(name, start, end, size);
       const bytes = new Uint8Array(end - start);
       for (let done = 0; done < bytes.length; ) {
         const { bytesRead } = await handle.read(bytes, done, bytes.length - done, start + done);
-        if (bytesRead === 0) throw new ModelFileError(name, 'became shorter while it was read. Load the model again.');
+        if (bytesRead === 0) throw new ModelFileError(name, `ends before byte ${end}: it is truncated, or changed while it was read.`);
         done += bytesRead;
       }
       return bytes;

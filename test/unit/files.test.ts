@@ -109,14 +109,15 @@ describe('filesFromUrl', () => {
     expect(error.cause).toBeInstanceOf(TypeError);
 
     const broken = new ReadableStream({
-      pull(controller) {
-        if (controller.desiredSize === 0) return;
-        controller.enqueue(bytes);
+      start: (controller) => controller.enqueue(bytes),
+      // Called once the bytes have been taken; an error drops what is still queued.
+      async pull(controller) {
+        await new Promise((resolve) => setTimeout(resolve, 5));
         controller.error(new TypeError('reset'));
       },
     });
     const cut = filesFromUrl('https://host/', { fetch: server({ '/a': () => new Response(broken) }) });
-    expect((await failure(cut.open('a'))).message).toMatch(/broke off after|could not be fetched/);
+    expect((await failure(cut.open('a'))).message).toContain('the transfer from https://host/a broke off after 300 bytes');
   });
 
   it('rejects with the reason of an aborted signal', async () => {
@@ -163,6 +164,14 @@ describe('filesFrom', () => {
     }
   });
 
+  it('says when a picked file can no longer be read', async () => {
+    const gone = { arrayBuffer: () => Promise.reject(new DOMException('changed', 'NotReadableError')) };
+    const source = await filesFrom('picked', async () => Object.assign(new Blob([bytes]), { slice: () => gone as Blob })).open('a');
+    expect((await failure(source.read(0, 1))).message).toBe(
+      'Model file a: can no longer be read. Has it changed on disk? Load the model again.',
+    );
+  });
+
   it('says when a file is not JSON', async () => {
     expect((await failure(readJson(files, 'bad.json'))).message).toMatch(
       /^Model file bad.json: is not JSON \(.+\)\. Get it again into memory\.$/,
@@ -183,7 +192,7 @@ describe('filesFromFolder', () => {
     const source = await filesFromFolder(folder).open('a.bin');
     const slices = await Promise.all([source.read(200, 300), source.read(0, 100), source.read(100, 200)]);
     expect(slices).toEqual([bytes.slice(200, 300), bytes.slice(0, 100), bytes.slice(100, 200)]);
-    expect((await failure(source.read(0, 301))).message).toContain('truncated');
+    expect((await failure(source.read(0, 301))).message).toContain('ends before byte 301: it is truncated');
     source.close?.();
     expect(await readJson(filesFromFolder(folder), 'config.json')).toEqual({ a: [1] });
   });
@@ -193,6 +202,14 @@ describe('filesFromFolder', () => {
     expect(noFile).toMatchObject({ missing: true, message: expect.stringContaining(`b.bin: there is no such file in folder ${folder}`) });
     const noFolder = await failure(filesFromFolder(join(folder, 'nowhere')).open('config.json'));
     expect(noFolder).toMatchObject({ missing: true, message: expect.stringContaining('nowhere') });
+  });
+
+  it('says when the system refuses to open a file', async () => {
+    const error = await failure(filesFromFolder(folder).open('a\0b'));
+    expect(error).toMatchObject({
+      missing: false,
+      message: expect.stringContaining(`cannot be opened in folder ${folder} (ERR_INVALID_ARG_VALUE)`),
+    });
   });
 
   it('does not take a folder for a file', async () => {

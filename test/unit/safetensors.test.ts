@@ -38,6 +38,7 @@ describe('one file', () => {
   it.each([0, 1, 37])('gives its tensors, with %d spaces behind the header', async (padding) => {
     const index = await openSafetensors(one(safetensorsFile(good, padding)));
     expect(index.names()).toEqual(Object.keys(good));
+    expect(index.bytes).toBe(50);
     expect(index.has('__metadata__')).toBe(false);
     const embed = index.tensor('model.embed.weight');
     expect(embed).toMatchObject({ name: 'model.embed.weight', dtype: 'f16', shape: [3, 4], byteLength: 24, file: 'model.safetensors' });
