@@ -166,7 +166,9 @@ describe('filesFrom', () => {
 
   it('says when a picked file can no longer be read', async () => {
     const gone = { arrayBuffer: () => Promise.reject(new DOMException('changed', 'NotReadableError')) };
-    const source = await filesFrom('picked', async () => Object.assign(new Blob([bytes]), { slice: () => gone as Blob })).open('a');
+    const source = await filesFrom('picked', async () => Object.assign(new Blob([bytes]), { slice: () => gone as unknown as Blob })).open(
+      'a',
+    );
     expect((await failure(source.read(0, 1))).message).toBe(
       'Model file a: can no longer be read. Has it changed on disk? Load the model again.',
     );
