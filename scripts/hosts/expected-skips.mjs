@@ -7,29 +7,49 @@ const file = fileURLToPath(new URL('../../test/harness/expected-skips.json', imp
 const softwareAdapters = { swiftshader: /swiftshader/i, lavapipe: /llvmpipe|lavapipe/i };
 
 /**
+ * How many specs each missing feature skipped.
+ *
+ * @typedef {Record<string, number>} Skips
+ */
+
+/** Reads the expected skips, by "host/adapter". @returns {Promise<Record<string, Skips>>} */
+export async function readExpectedSkips() {
+  return JSON.parse(await readFile(file, 'utf8'));
+}
+
+/** Writes these skips down as the expected ones of this host and adapter. @param {string} host @param {string} adapter @param {Skips} skips */
+export async function writeExpectedSkips(host, adapter, skips) {
+  const key = keyOf(host, adapter);
+  if (!key) throw new Error(`the skips of ${adapter} are not checked: it is a real GPU.`);
+  const all = { ...(await readExpectedSkips()), [key]: sorted(skips) };
+  await writeFile(file, `${JSON.stringify(sorted(all), undefined, 2)}\n`);
+}
+
+/**
  * Compares the skipped specs of a whole run with those expected of this host and adapter.
  *
+ * @param {Record<string, Skips>} all
  * @param {string} host
  * @param {string} adapter
- * @param {Record<string, number>} skips how many specs each missing feature skipped
- * @param {boolean} update write these counts down as the expected ones
- * @returns {Promise<string | undefined>} what differs
+ * @param {Skips} skips
+ * @returns {string | undefined} what differs
  */
-export async function checkSkips(host, adapter, skips, update) {
-  const name = Object.entries(softwareAdapters).find(([, pattern]) => pattern.test(adapter))?.[0];
-  if (!name) return undefined;
-  const key = `${host}/${name}`;
-  /** @type {Record<string, Record<string, number>>} */
-  const all = JSON.parse(await readFile(file, 'utf8'));
-  if (update) {
-    const entries = Object.entries({ ...all, [key]: sorted(skips) });
-    await writeFile(file, `${JSON.stringify(sorted(Object.fromEntries(entries)), undefined, 2)}\n`);
-    return undefined;
-  }
+export function compareSkips(all, host, adapter, skips) {
+  const key = keyOf(host, adapter);
+  if (!key) return undefined;
   const expected = JSON.stringify(sorted(all[key] ?? {}));
   const actual = JSON.stringify(sorted(skips));
   if (expected === actual) return undefined;
-  return `${key}: skipped ${actual}, but test/harness/expected-skips.json says ${expected}. If that is meant: npm run test:gpu -- --host ${host} --update-skips`;
+  return (
+    `${key}: skipped ${actual}, but test/harness/expected-skips.json says ${expected}. ` +
+    `If the new number is right: npm run test:gpu -- --host ${host} --update-skips`
+  );
+}
+
+/** @param {string} host @param {string} adapter */
+function keyOf(host, adapter) {
+  const name = Object.entries(softwareAdapters).find(([, pattern]) => pattern.test(adapter))?.[0];
+  return name && `${host}/${name}`;
 }
 
 /** @template T @param {Record<string, T>} record */

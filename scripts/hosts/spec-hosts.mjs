@@ -51,6 +51,11 @@ export const specHosts = {
       const failure = new Promise((_, reject) => {
         page.on('pageerror', (error) => reject(error));
         page.on('crash', () => reject(new Error('the page crashed')));
+        page.on('response', (response) => {
+          const script = response.request().resourceType() === 'script';
+          if (script && response.status() >= 400)
+            reject(new Error(`${response.url()}: ${response.status()}; see the server's message above`));
+        });
       });
       failure.catch(() => {});
       await page.exposeBinding('pagewiseEvent', (_source, event) => onEvent(event));
