@@ -85,8 +85,10 @@ async function runSpecs(hostName, options, totals, driver) {
   });
   const expectEventWithin = (/** @type {number} */ milliseconds) => {
     clearTimeout(timer);
-    const message = `nothing heard for ${milliseconds / 1000} s${current && ` since "${current}" began`}; the host was stopped`;
-    timer = setTimeout(() => giveUp(new Error(message)), milliseconds);
+    timer = setTimeout(() => {
+      const where = current ? ` since "${current}" began` : '';
+      giveUp(new Error(`nothing heard for ${milliseconds / 1000} s${where}; the host was stopped`));
+    }, milliseconds);
   };
   /** @param {import('../test/harness/events.ts').HarnessEvent} event */
   const onEvent = (event) => {

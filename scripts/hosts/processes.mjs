@@ -18,7 +18,8 @@ import { createInterface } from 'node:readline';
  * @returns {{ done: Promise<number>, kill(): void }} `done` gives the exit code, 128 + n after signal n, and rejects when it cannot be started.
  */
 export function watchProcess(command, args, { env = {}, cwd, onLine = () => {}, onErrorLine = onLine } = {}) {
-  const child = spawn(command, args, { cwd, env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  const colors = process.stdout.isTTY ? { FORCE_COLOR: '1' } : { NO_COLOR: '1' };
+  const child = spawn(command, args, { cwd, env: { ...process.env, ...colors, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
   createInterface({ input: child.stdout }).on('line', onLine);
   createInterface({ input: child.stderr }).on('line', onErrorLine);
   const kill = () => void child.kill('SIGKILL');
