@@ -1,0 +1,4 @@
+/** The demonstration page, served by `npm start`. */
+import { startApp } from './app.ts';
+
+startApp();
