@@ -2,7 +2,7 @@ import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join, resolve, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { defineConfig, type Plugin, type UserConfig } from 'vite';
+import { type BuildOptions, defineConfig, type Plugin, type UserConfig } from 'vite';
 
 const root = fileURLToPath(new URL('.', import.meta.url));
 const inRoot = (path: string) => join(root, path);
@@ -46,6 +46,19 @@ function serveFolder(path: string, folder: string): Plugin {
   };
 }
 
+/** A bundle for Node in our cache folder; packages stay imports. */
+function nodeBuild(name: string, entry: string): BuildOptions {
+  return {
+    ssr: inRoot(entry),
+    outDir: inRoot(`node_modules/.cache/pagewise/${name}`),
+    target: 'node20',
+    sourcemap: true,
+    minify: false,
+    /** A spec file has nothing but side effects, and package.json denies them. */
+    rolldownOptions: { treeshake: false },
+  };
+}
+
 /** What each mode adds; `library` is the default of `vite build`. */
 const modes: Record<string, UserConfig> = {
   /** The package: two entries, what they share in a chunk. */
@@ -76,18 +89,9 @@ const modes: Record<string, UserConfig> = {
     server: { host: '127.0.0.1', hmr: false, watch: null },
     optimizeDeps: { noDiscovery: true, include: [...external, 'wgsl_reflect'] },
   },
-  /** The GPU specs for Node: bundled, since Node 20 reads neither TypeScript nor WGSL. */
-  'specs-node': {
-    build: {
-      ssr: inRoot('test/harness/node.ts'),
-      outDir: inRoot('node_modules/.cache/pagewise/specs-node'),
-      target: 'node20',
-      sourcemap: true,
-      minify: false,
-      /** A spec file has nothing but side effects, and package.json denies them. */
-      rolldownOptions: { treeshake: false },
-    },
-  },
+  /** The GPU specs, and the terminal program, for Node: bundled, since Node 20 reads neither TypeScript nor WGSL. */
+  'specs-node': { build: nodeBuild('specs-node', 'test/harness/node.ts') },
+  'generate-node': { build: nodeBuild('generate-node', 'demo/terminal/generate-node.ts') },
 };
 
 export default defineConfig(({ mode }) => {

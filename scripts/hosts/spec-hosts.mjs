@@ -1,9 +1,10 @@
 import { join } from 'node:path';
-import { build, createServer } from 'vite';
+import { createServer } from 'vite';
 import { launchChromium } from './chromium.mjs';
+import { buildForNode, dawnFindsAdapter } from './dawn.mjs';
 import { denoEnvironment, denoPath } from './deno.mjs';
 import { findDriver } from './drivers.mjs';
-import { cache, root } from './folders.mjs';
+import { root } from './folders.mjs';
 import { watchProcess } from './processes.mjs';
 
 /**
@@ -30,8 +31,7 @@ export const specHosts = {
 
   async node(options, watcher, only) {
     const driver = await findDriver({ only, works: dawnFindsAdapter });
-    await build({ root, configFile: join(root, 'vite.config.ts'), mode: 'specs-node', logLevel: 'warn' });
-    const args = ['--enable-source-maps', join(cache, 'specs-node/node.js'), JSON.stringify(options)];
+    const args = ['--enable-source-maps', await buildForNode('specs-node', 'node.js'), JSON.stringify(options)];
     return runChild(process.execPath, args, driver.env, watcher, placeOf(driver));
   },
 
@@ -102,22 +102,4 @@ function runChild(command, args, env, { onEvent, onLine }, place) {
 /** @param {import('./drivers.mjs').Driver} driver */
 function placeOf({ source, description, backend }) {
   return `${backend}, ${source}: ${description}`;
-}
-
-/** Whether Dawn, in this environment, finds an adapter. @param {Record<string, string>} env */
-async function dawnFindsAdapter(env) {
-  const code =
-    "const { create } = await import('webgpu'); const api = create([]); console.log((await api.requestAdapter()) ? 'found' : 'none'); process.exit()";
-  let found = false;
-  const probe = watchProcess(process.execPath, ['--input-type=module', '--eval', code], {
-    cwd: root,
-    env,
-    onLine: (line) => {
-      found ||= line === 'found';
-    },
-  });
-  const timer = setTimeout(probe.kill, 30_000);
-  await probe.done;
-  clearTimeout(timer);
-  return found;
 }

@@ -8,8 +8,11 @@ import { runSpecs } from './runner.ts';
 
 Object.assign(globalThis, globals);
 
-/** Kept in a variable for as long as the process: Dawn's instance goes when this is collected. */
-const api = create(['enable-dawn-features=allow_unsafe_apis']);
+/**
+ * Kept in a variable for as long as the process: Dawn's instance goes when this is collected. The second toggle offers f16 on NVIDIA
+ * under Linux, where Dawn holds it back.
+ */
+const api = create(['enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia']);
 const root = pathToFileURL(`${cwd()}/`);
 
 await runSpecs(
