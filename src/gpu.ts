@@ -1,4 +1,4 @@
-import { DeviceLostError, WebGpuUnavailableError } from './errors.ts';
+import { DeviceLostError, PagewiseError, WebGpuUnavailableError } from './errors.ts';
 
 /** How to open a device. */
 export interface OpenGpuOptions {
@@ -115,7 +115,22 @@ async function requestAdapter(api: GPU, options: OpenGpuOptions): Promise<GPUAda
 }
 
 function describeAdapter(info: GPUAdapterInfo | undefined): AdapterDescription {
-  const { vendor = '', architecture = '', device = '', description = '' } = info ?? {};
+  const { vendor = '', architecture = '', device = '', description = '', isFallbackAdapter = false } = info ?? {};
   const text = `${vendor} ${architecture} ${device} ${description}`.toLowerCase();
-  return { vendor, architecture, device, description, software: /swiftshader|llvmpipe|lavapipe|warp|basic render/.test(text) };
+  return {
+    vendor,
+    architecture,
+    device,
+    description,
+    software: isFallbackAdapter || /swiftshader|llvmpipe|lavapipe|warp|basic render/.test(text),
+  };
+}
+
+/**
+ * The error to report for a failure: the loss of the device where that is its cause. A failed call is mostly the first sign of a loss, and
+ * the device's own promise settles a moment later.
+ */
+export async function causeOf(gpu: Gpu, error: unknown): Promise<unknown> {
+  if (gpu.loss || error instanceof PagewiseError) return gpu.loss ?? error;
+  return Promise.race([gpu.lost, new Promise((resolve) => setTimeout(resolve, 200, error))]);
 }

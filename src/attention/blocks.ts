@@ -54,14 +54,25 @@ export class BlockPool {
     });
   }
 
-  /** Gives up one owner's hold on a sequence's blocks (in table order; null blocks are passed over). */
+  /**
+   * Gives up one owner's hold on a sequence's blocks (in table order; null blocks are passed over): all of them or none.
+   * @throws {InvalidArgumentError} for a block that nobody holds.
+   */
   release(blocks: readonly number[]): void {
+    this.#checkHeld(blocks);
     for (let i = blocks.length - 1; i >= 0; i--) {
       const block = blocks[i];
-      if (block === nullBlock) continue;
-      if (this.#owners[block] < 1) throw new InvalidArgumentError('block', block, 'a block that is in use');
-      if (--this.#owners[block] === 0) this.#append(block);
+      if (block !== nullBlock && --this.#owners[block] === 0) this.#append(block);
     }
+  }
+
+  /** Counts every hold down and up again, so that a block which is listed too often is found before anything changes. */
+  #checkHeld(blocks: readonly number[]): void {
+    let counted = 0;
+    let held = true;
+    while (held && counted < blocks.length) held = this.#owners[blocks[counted++]]-- > 0;
+    for (let i = 0; i < counted; i++) this.#owners[blocks[i]]++;
+    if (!held) throw new InvalidArgumentError('block', blocks[counted - 1], 'a block that is in use');
   }
 
   #unlink(block: number): void {

@@ -1,7 +1,7 @@
 import { KvCache } from '../attention/kv-cache.ts';
 import type { KvDtype } from '../attention/layout.ts';
-import { ContextLengthError, InvalidArgumentError } from '../errors.ts';
-import type { Gpu } from '../gpu.ts';
+import { ContextLengthError, InvalidArgumentError, ModelFileError } from '../errors.ts';
+import { causeOf, type Gpu } from '../gpu.ts';
 import { LaunchCache, type LaunchCacheMode, type LaunchStats } from '../launch/cache.ts';
 import { type ModelConfig, parseModelConfig } from './config.ts';
 import { type ModelFiles, readJson, readJsonIfPresent } from './files.ts';
@@ -45,7 +45,8 @@ const logitRowsPerStep = 64;
 export class Engine {
   readonly gpu: Gpu;
   readonly config: ModelConfig;
-  readonly tokenizer: Tokenizer;
+  /** Undefined when the model's files have no tokenizer.json: prompts are token ids then, and no text comes out. */
+  readonly tokenizer: Tokenizer | undefined;
   readonly kv: KvCache;
   /** Sampling where a request says nothing. */
   readonly defaults: GenerationDefaults;
@@ -62,7 +63,7 @@ export class Engine {
 
   /**
    * Loads a model of the Llama family from Hugging Face files: config.json, model.safetensors (or its shards and their index),
-   * tokenizer.json, and, where present, tokenizer_config.json and generation_config.json.
+   * and, where present, tokenizer.json, tokenizer_config.json and generation_config.json.
    *
    * @throws {ModelFileError} for missing or damaged files. @throws {UnsupportedModelError} for what is not implemented.
    * @throws {InvalidArgumentError} for bad options. @throws {LimitExceededError} when the device is too small.
@@ -74,7 +75,8 @@ export class Engine {
     const config = parseModelConfig(await readJson(files, 'config.json'));
     const defaults = parseGenerationConfig(await readJsonIfPresent(files, 'generation_config.json'));
     const tokenizerConfig = await readJsonIfPresent(files, 'tokenizer_config.json');
-    const tokenizer = createTokenizer(await readJson(files, 'tokenizer.json'), tokenizerConfig, config);
+    const tokenizerJson = await readJsonIfPresent(files, 'tokenizer.json');
+    const tokenizer = tokenizerJson === undefined ? undefined : createTokenizer(tokenizerJson, tokenizerConfig, config);
     const contextLength = options.contextLength ?? config.contextLength;
     checkInteger('contextLength', contextLength, 2, config.contextLength);
     const maxTokensPerStep = Math.min(options.maxTokensPerStep ?? 512, contextLength);
@@ -115,7 +117,7 @@ export class Engine {
       return engine;
     } catch (error) {
       for (const value of owned.reverse()) value.destroy();
-      throw gpu.loss ?? error;
+      throw await causeOf(gpu, error);
     } finally {
       tensors.close();
     }
@@ -124,7 +126,7 @@ export class Engine {
   private constructor(parts: {
     gpu: Gpu;
     config: ModelConfig;
-    tokenizer: Tokenizer;
+    tokenizer: Tokenizer | undefined;
     kv: KvCache;
     defaults: GenerationDefaults;
     contextLength: number;
@@ -164,7 +166,7 @@ export class Engine {
    * Later errors (`BlocksExhaustedError`, `DeviceLostError`) reject the iteration and `result`.
    */
   generate(prompt: string | readonly number[], options: GenerateOptions = {}): Generation {
-    const promptIds = typeof prompt === 'string' ? this.tokenizer.encode(prompt, { parseSpecial: options.parseSpecial }) : prompt;
+    const promptIds = typeof prompt === 'string' ? this.#encode(prompt, options) : prompt;
     this.#checkTokens(promptIds);
     const room = this.contextLength - promptIds.length;
     if (room < 1) throw new ContextLengthError(promptIds.length, this.contextLength);
@@ -180,7 +182,7 @@ export class Engine {
       signal: options.signal,
     };
     const turn = this.#tail.then(() => {});
-    const generation = new RunningGeneration(this.#host(), request, this.tokenizer.stream(), turn);
+    const generation = new RunningGeneration(this.#host(), request, this.tokenizer?.stream(), turn);
     this.#tail = generation.result.catch(() => {});
     return generation;
   }
@@ -218,6 +220,14 @@ export class Engine {
     this.kv.destroy();
   }
 
+  #encode(text: string, { parseSpecial }: GenerateOptions): number[] {
+    if (this.tokenizer) return this.tokenizer.encode(text, { parseSpecial });
+    throw new ModelFileError(
+      'tokenizer.json',
+      'is missing, so a text cannot become tokens. Add the file, or pass token ids as the prompt.',
+    );
+  }
+
   #sampling(options: GenerateOptions): SamplingParameters {
     const { temperature = this.defaults.temperature, topK = this.defaults.topK, topP = this.defaults.topP } = options;
     if (!(temperature >= 0 && temperature < Number.POSITIVE_INFINITY))
@@ -239,6 +249,7 @@ export class Engine {
     return {
       kv: this.kv,
       maxTokensPerStep: this.maxTokensPerStep,
+      causeOf: (error) => causeOf(this.gpu, error),
       counts: () => this.#cache.counts,
       submit: (sequence, tokens, queryLen, sampling) => {
         this.#model.plan([{ sequence, queryLen, tokens, sample: sampling, first: sampling?.first }]);
@@ -283,6 +294,8 @@ export class Engine {
           onRows(new Float32Array(staging.getMappedRange(0, tokens.length * rowBytes)).slice(), first);
           staging.unmap();
         }
+      } catch (error) {
+        throw await causeOf(this.gpu, error);
       } finally {
         this.kv.close(sequence);
         staging.destroy();

@@ -18,6 +18,8 @@ export interface GenerationHost {
     queryLen: number,
     sampling?: SamplingParameters & { first: boolean },
   ): Promise<SampledToken> | undefined;
+  /** The error to report for a failure. */
+  causeOf(error: unknown): Promise<unknown>;
   /** Launches recorded and pipelines compiled so far. */
   counts(): { readonly launches: number; readonly pipelines: number };
 }
@@ -40,7 +42,7 @@ export class RunningGeneration implements Generation {
   readonly result: Promise<GenerationResult>;
   readonly #host: GenerationHost;
   readonly #request: GenerationRequest;
-  readonly #text: TextStream;
+  readonly #text: TextStream | undefined;
   readonly #ids: number[] = [];
   readonly #chunks: GenerationChunk[] = [];
   readonly #started = performance.now();
@@ -55,7 +57,7 @@ export class RunningGeneration implements Generation {
   #launchesPerToken = 0;
 
   /** @param turn resolves when the engine is free for this generation. */
-  constructor(host: GenerationHost, request: GenerationRequest, text: TextStream, turn: Promise<void>) {
+  constructor(host: GenerationHost, request: GenerationRequest, text: TextStream | undefined, turn: Promise<void>) {
     this.#host = host;
     this.#request = request;
     this.#text = text;
@@ -102,9 +104,11 @@ export class RunningGeneration implements Generation {
     const inFlight: Promise<SampledToken>[] = [];
     try {
       const finishReason = await this.#steer(sequence, inFlight);
-      const rest = this.#text.flush();
+      const rest = this.#text?.flush();
       if (rest) this.#push({ text: rest, ids: [] });
       return { text: this.#written, promptIds: this.promptIds, ids: this.#ids, finishReason, stats: this.stats() };
+    } catch (error) {
+      throw await this.#host.causeOf(error);
     } finally {
       // The GPU may still write to the blocks of steps in flight: they are given back only when it is done.
       await Promise.allSettled(inFlight);
@@ -162,7 +166,7 @@ export class RunningGeneration implements Generation {
     this.#lastToken = performance.now();
     this.#firstToken ||= this.#lastToken;
     this.#ids.push(token);
-    this.#push({ text: finished ? '' : this.#text.push(token), ids: [token] });
+    this.#push({ text: (!finished && this.#text?.push(token)) || '', ids: [token] });
   }
 
   #push(chunk: GenerationChunk): void {

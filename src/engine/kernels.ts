@@ -1,5 +1,6 @@
 /** Declarations of the model's kernels; the WGSL files say what each computes. */
 import stateSource from '../../shaders/attention/state.wgsl' with { type: 'text' };
+import directSource from '../../shaders/model/direct.wgsl' with { type: 'text' };
 import embedSource from '../../shaders/model/embed.wgsl' with { type: 'text' };
 import linearSource from '../../shaders/model/linear.wgsl' with { type: 'text' };
 import matmulSource from '../../shaders/model/matmul.wgsl' with { type: 'text' };
@@ -74,6 +75,18 @@ export const matmulKernel = defineKernel({
   prelude: () => planPrelude,
   arguments: linearArguments,
   workgroups: { x: ({ outputSize }) => Math.ceil(outputSize / 64), y: ({ numRows }) => Math.ceil(numRows / 64) },
+});
+
+export const directKernel = defineKernel({
+  name: 'matrix product, direct',
+  source: [packSource, weightsSource, linearSource, directSource],
+  prelude: () => planPrelude,
+  arguments: linearArguments,
+  workgroups: {
+    x: ({ outputSize }) => Math.min(Math.ceil(outputSize / 64), maxWorkgroups),
+    y: ({ numRows }) => Math.ceil(numRows / 4),
+    z: ({ outputSize }) => Math.ceil(outputSize / 64 / maxWorkgroups),
+  },
 });
 
 export const sampleKernel = defineKernel({

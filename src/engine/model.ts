@@ -6,7 +6,7 @@ import { CapacityExceededError, LimitExceededError } from '../errors.ts';
 import type { LaunchCache, LaunchSite } from '../launch/cache.ts';
 import type { ArgumentsOf } from '../launch/kernel.ts';
 import type { ModelConfig } from './config.ts';
-import { embedKernel, matmulKernel, matvecKernel, sampleKernel, weightDtypeCodes } from './kernels.ts';
+import { directKernel, embedKernel, matmulKernel, matvecKernel, sampleKernel, weightDtypeCodes } from './kernels.ts';
 import { rotaryTable } from './rotary.ts';
 import type { Matrix, ModelWeights } from './weights.ts';
 
@@ -46,7 +46,7 @@ const tiledFrom = 5;
 
 type LinearArguments = ArgumentsOf<typeof matvecKernel.arguments>;
 
-/** A matrix product at one place in the model: both kernels for it, chosen by the number of rows. */
+/** A matrix product at one place in the model: the kernels for it, chosen by the adapter and the number of rows. */
 interface Linear {
   record(pass: GPUComputePassEncoder, numRows: number): void;
 }
@@ -303,6 +303,15 @@ export class LlamaModel {
   }
 
   async #prepareLinear(args: LinearArguments): Promise<Linear> {
+    if (this.#cache.gpu.adapter.software) {
+      const direct = await this.#cache.prepare(directKernel, args);
+      return {
+        record: (pass, numRows) => {
+          args.numRows = numRows;
+          direct.record(pass, args);
+        },
+      };
+    }
     const [vector, tiled] = await Promise.all([this.#cache.prepare(matvecKernel, args), this.#cache.prepare(matmulKernel, args)]);
     return {
       record: (pass, numRows) => {

@@ -5,5 +5,6 @@ export const specFiles: SpecFiles = {
   harness: () => import('./harness.spec.ts'),
   gpu: () => import('./gpu.spec.ts'),
   attention: () => import('./attention.spec.ts'),
+  engine: () => import('./engine.spec.ts'),
   parity: () => import('./parity.spec.ts'),
 };

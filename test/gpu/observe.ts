@@ -1,0 +1,97 @@
+/** Counts what is asked of a device, by wrapping its own methods. Only for devices that a spec opened for itself. */
+import type { Gpu } from '../../src/index.ts';
+import type { SpecContext } from '../harness/harness.ts';
+
+export interface ObjectCounts {
+  /** Calls of `create...` methods by name; encoders and passes are exempt. */
+  readonly created: Record<string, number>;
+  readonly writes: number;
+  readonly writtenBytes: number;
+  readonly submits: number;
+  /** Bytes mapped for reading. */
+  readonly readBytes: number;
+  /** Buffers created and not destroyed since. */
+  liveBuffers(): number;
+}
+
+type Method = (...args: unknown[]) => unknown;
+
+/** Replaces a method of one object; what it did before is given to the replacement. */
+function wrap(target: object, name: string, replacement: (original: Method) => Method): void {
+  const original = Reflect.get(target, name) as Method;
+  Object.defineProperty(target, name, { configurable: true, value: replacement(original.bind(target)) });
+}
+
+const creators = [
+  'createBuffer',
+  'createBindGroup',
+  'createBindGroupLayout',
+  'createPipelineLayout',
+  'createShaderModule',
+  'createComputePipeline',
+  'createComputePipelineAsync',
+  'createQuerySet',
+];
+
+/** Counts from now on. */
+export function countObjects(t: SpecContext, gpu: Gpu): ObjectCounts {
+  const counts = { created: {} as Record<string, number>, writes: 0, writtenBytes: 0, submits: 0, readBytes: 0 };
+  const live = new Set<object>();
+  for (const name of creators) {
+    wrap(gpu.device, name, (original) => (...args) => {
+      counts.created[name] = (counts.created[name] ?? 0) + 1;
+      const made = original(...args);
+      if (name === 'createBuffer') {
+        const buffer = made as GPUBuffer;
+        live.add(buffer);
+        wrap(buffer, 'destroy', (destroy) => () => {
+          live.delete(buffer);
+          return destroy();
+        });
+      }
+      return made;
+    });
+  }
+  wrap(gpu.device.queue, 'writeBuffer', (original) => (...args) => {
+    const [, , data, , size] = args as [GPUBuffer, number, ArrayBufferView, number?, number?];
+    const elementBytes = 'BYTES_PER_ELEMENT' in data ? (data.BYTES_PER_ELEMENT as number) : 1;
+    counts.writes++;
+    counts.writtenBytes += size === undefined ? data.byteLength : size * elementBytes;
+    return original(...args);
+  });
+  wrap(gpu.device.queue, 'submit', (original) => (...args) => {
+    counts.submits++;
+    return original(...args);
+  });
+  const { prototype } = GPUBuffer;
+  const { mapAsync } = prototype;
+  prototype.mapAsync = function (this: GPUBuffer, mode, offset = 0, size = this.size - offset) {
+    counts.readBytes += size;
+    return mapAsync.call(this, mode, offset, size);
+  };
+  t.defer(() => {
+    prototype.mapAsync = mapAsync;
+  });
+  return Object.assign(readers(counts), { liveBuffers: () => live.size });
+}
+
+/** Getters, so that a caller sees the counts of the moment. */
+function readers<T extends object>(counts: T): T {
+  const view = {} as T;
+  for (const name of Object.keys(counts)) Object.defineProperty(view, name, { enumerable: true, get: () => Reflect.get(counts, name) });
+  return view;
+}
+
+/** Delays every readback from now on; the rest of the host goes on meanwhile. */
+export function delayReadbacks(t: SpecContext, milliseconds: number): void {
+  const { prototype } = GPUBuffer;
+  const { mapAsync } = prototype;
+  prototype.mapAsync = async function (this: GPUBuffer, ...args) {
+    await mapAsync.apply(this, args);
+    await new Promise((resolve) => setTimeout(resolve, milliseconds));
+    return undefined;
+  };
+  t.defer(() => {
+    prototype.mapAsync = mapAsync;
+  });
+}
