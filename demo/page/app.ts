@@ -83,7 +83,8 @@ export function startApp(): void {
   async function write(query: PageQuery): Promise<void> {
     const options = session && document.body.dataset.state === 'ready' ? sampling.read() : undefined;
     if (!session || !options) return;
-    const { engine } = session;
+    const current = session;
+    const { engine } = current;
     notice.hide();
     stopping = new AbortController();
     let generation: Generation;
@@ -102,8 +103,9 @@ export function startApp(): void {
       for await (const { text } of generation) story.append(text);
       enter('ready', describeEnd(await generation.result));
     } catch (error) {
-      if (error instanceof DeviceLostError) fail(query, error);
-      else {
+      if (error instanceof DeviceLostError) {
+        if (session === current) fail(query, error);
+      } else {
         notice.showError('The text could not be finished', error);
         enter('ready', 'The text could not be finished.');
         report(error);
