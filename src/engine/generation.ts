@@ -119,10 +119,14 @@ export class RunningGeneration implements Generation {
   async #steer(sequence: Sequence, inFlight: Promise<SampledToken>[]): Promise<GenerationResult['finishReason']> {
     const { maxTokens, runAhead } = this.#request;
     if (this.#stopped) return 'abort';
-    inFlight.push(this.#prefill(sequence));
+    const push = (step: Promise<SampledToken>): void => {
+      step.catch(() => {}); // a lost device rejects all steps in flight, and only the first is awaited
+      inFlight.push(step);
+    };
+    push(this.#prefill(sequence));
     for (let submitted = 1; ; ) {
       while (submitted < maxTokens && inFlight.length < runAhead) {
-        inFlight.push(this.#decode(sequence));
+        push(this.#decode(sequence));
         submitted++;
       }
       const { token, finished } = await inFlight[0];
