@@ -2,6 +2,7 @@
 import { parseArgs } from 'node:util';
 import { driverSources } from './hosts/drivers.mjs';
 import { compareSkips, readExpectedSkips, writeExpectedSkips } from './hosts/expected-skips.mjs';
+import { exitOnSignals } from './hosts/processes.mjs';
 import { specHosts } from './hosts/spec-hosts.mjs';
 
 const help = `Usage: npm run test:gpu -- [options]
@@ -14,6 +15,8 @@ const help = `Usage: npm run test:gpu -- [options]
   --list                     print the names and stop
   --driver SOURCE            ${driverSources.join(', ')} (for deno and node, on Linux)
   --update-skips             write the counts of skipped specs to test/harness/expected-skips.json`;
+
+exitOnSignals();
 
 /** Grace beyond a spec's own limit, and the limit for everything between specs, in milliseconds. */
 const grace = 30_000;

@@ -3,7 +3,7 @@ import { mkdir, readFile, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { cache, root } from './hosts/folders.mjs';
-import { watchProcess } from './hosts/processes.mjs';
+import { exitOnSignals, watchProcess } from './hosts/processes.mjs';
 
 /**
  * @typedef {object} Totals
@@ -17,6 +17,8 @@ import { watchProcess } from './hosts/processes.mjs';
  * @property {number} minutes the time after which it is stopped
  * @property {string} [report] a JSON report of Vitest's to count from; others are counted by their last line, or as one
  */
+
+exitOnSignals();
 
 const unitReport = join(cache, 'unit.json');
 const typescript = 'node_modules/typescript/bin/tsc';

@@ -9,27 +9,37 @@ import { createInterface } from 'node:readline';
  * @property {(line: string) => void} [onErrorLine]
  */
 
+/** Makes this process leave through its exit handlers when it is interrupted or told to stop, so that no child outlives it. */
+export function exitOnSignals() {
+  process.once('SIGINT', () => process.exit(130));
+  process.once('SIGTERM', () => process.exit(143));
+}
+
 /**
- * Starts a program and reads its lines. It is killed with this process.
+ * Starts a program and reads its lines. It is told to stop when this process exits; see `exitOnSignals`.
  *
  * @param {string} command
  * @param {readonly string[]} args
  * @param {WatchOptions} [options]
- * @returns {{ done: Promise<number>, kill(): void }} `done` gives the exit code, 128 + n after signal n, and rejects when it cannot be started.
+ * @returns {{ done: Promise<number>, kill(): void }} `kill` stops it, gently first; `done` gives the exit code, 128 after a signal, and rejects when it cannot be started.
  */
 export function watchProcess(command, args, { env = {}, cwd, onLine = () => {}, onErrorLine = onLine } = {}) {
   const colors = process.stdout.isTTY ? { FORCE_COLOR: '1' } : { NO_COLOR: '1' };
   const child = spawn(command, args, { cwd, env: { ...process.env, ...colors, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
   createInterface({ input: child.stdout }).on('line', onLine);
   createInterface({ input: child.stderr }).on('line', onErrorLine);
-  const kill = () => void child.kill('SIGKILL');
-  process.once('exit', kill);
+  const stop = () => void child.kill('SIGTERM');
+  const kill = () => {
+    stop();
+    setTimeout(() => void child.kill('SIGKILL'), 5_000).unref();
+  };
+  process.once('exit', stop);
   /** @type {Promise<number>} */
   const done = new Promise((resolve, reject) => {
     child.once('error', reject);
     child.once('close', (code, signal) => resolve(signal ? 128 : (code ?? 1)));
   });
-  return { done: done.finally(() => process.removeListener('exit', kill)), kill };
+  return { done: done.finally(() => process.removeListener('exit', stop)), kill };
 }
 
 /**
