@@ -68,11 +68,12 @@ export class BlockPool {
 
   /** Counts every hold down and up again, so that a block which is listed too often is found before anything changes. */
   #checkHeld(blocks: readonly number[]): void {
+    const listed = blocks.filter((block) => block !== nullBlock);
     let counted = 0;
     let held = true;
-    while (held && counted < blocks.length) held = this.#owners[blocks[counted++]]-- > 0;
-    for (let i = 0; i < counted; i++) this.#owners[blocks[i]]++;
-    if (!held) throw new InvalidArgumentError('block', blocks[counted - 1], 'a block that is in use');
+    while (held && counted < listed.length) held = this.#owners[listed[counted++]]-- > 0;
+    for (let i = 0; i < counted; i++) this.#owners[listed[i]]++;
+    if (!held) throw new InvalidArgumentError('block', listed[counted - 1], 'a block that is in use');
   }
 
   #unlink(block: number): void {
