@@ -4,6 +4,6 @@ import vite from './vite.config.ts';
 export default defineConfig((environment) =>
   mergeConfig(vite({ ...environment, mode: 'unit' }), {
     build: undefined,
-    test: { include: ['test/unit/**/*.test.ts'], environment: 'node', passWithNoTests: true },
+    test: { dir: 'test/unit', include: ['**/*.test.ts'], environment: 'node', passWithNoTests: true },
   }),
 );

@@ -12,6 +12,6 @@ try {
     PAGEWISE_DRIVER_DESCRIPTION: driver.description,
   });
 } catch (error) {
-  console.error(`Error: ${error instanceof Error ? error.message : error}`);
+  console.error(`pagewise: ${error instanceof Error ? error.message : error}`);
   process.exitCode = 1;
 }

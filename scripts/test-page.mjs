@@ -6,8 +6,8 @@ import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
-import { createServer } from 'vite';
 import { launchChromium } from './hosts/chromium.mjs';
+import { serveDemo } from './hosts/demo-server.mjs';
 import { root } from './hosts/folders.mjs';
 
 /**
@@ -42,20 +42,12 @@ async function loadSpecs() {
 }
 
 async function runAll() {
-  const server = await createServer({
-    configFile: join(root, 'vite.config.ts'),
-    mode: 'demo',
-    logLevel: 'warn',
-    server: { host: '127.0.0.1', hmr: false, watch: null },
-  });
-  await server.listen();
-  const address = /** @type {import('node:net').AddressInfo} */ (server.httpServer?.address());
-  const url = `http://127.0.0.1:${address.port}/`;
+  const server = await serveDemo();
   const browser = await launchChromium();
   console.log(browser.description);
   for (const [name, run] of specs) {
     const start = performance.now();
-    const problem = await runOne(browser, url, name, run);
+    const problem = await runOne(browser, server.url, name, run);
     const time = `${((performance.now() - start) / 1000).toFixed(1)} s`.padStart(7);
     totals[problem ? 'failed' : 'passed']++;
     console.log(problem ? `FAIL  ${time}  ${name}\n${problem.replace(/^/gm, '        ')}` : `ok    ${time}  ${name}`);

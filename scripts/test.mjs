@@ -20,7 +20,6 @@ import { exitOnSignals, watchProcess } from './hosts/processes.mjs';
 
 exitOnSignals();
 
-const unitReport = join(cache, 'unit.json');
 const typescript = 'node_modules/typescript/bin/tsc';
 
 /** @type {readonly Step[]} */
@@ -35,12 +34,8 @@ const steps = [
   },
   { name: 'lint', minutes: 2, runs: [['node_modules/@biomejs/biome/bin/biome', 'ci', '--colors=off', '.']] },
   { name: 'build', minutes: 2, runs: [['scripts/build.mjs']] },
-  {
-    name: 'unit',
-    minutes: 5,
-    runs: [['node_modules/vitest/vitest.mjs', 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${unitReport}`]],
-    report: unitReport,
-  },
+  vitestStep('unit', 'test/unit'),
+  vitestStep('terminal', 'test/terminal'),
   { name: 'deno', minutes: 15, runs: [['scripts/test-gpu.mjs', '--host', 'deno']] },
   { name: 'chromium', minutes: 15, runs: [['scripts/test-gpu.mjs', '--host', 'chromium']] },
   { name: 'page', minutes: 10, runs: [['scripts/test-page.mjs']] },
@@ -51,6 +46,13 @@ if (values.help) {
   console.log(`Usage: npm test -- [--only NAME,NAME]\n\nSteps: ${steps.map(({ name }) => name).join(', ')}`);
 } else {
   process.exitCode = await main(values.only?.split(','));
+}
+
+/** The tests of one folder. @param {string} name @param {string} folder @returns {Step} */
+function vitestStep(name, folder) {
+  const report = join(cache, `${name}.json`);
+  const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
+  return { name, minutes: 5, runs: [['node_modules/vitest/vitest.mjs', 'run', '--dir', folder, ...reporters]], report };
 }
 
 /** @param {readonly string[]} [only] */

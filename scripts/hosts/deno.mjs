@@ -1,7 +1,7 @@
 import { access } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import { cache } from './folders.mjs';
+import { cache, root } from './folders.mjs';
 import { watchProcess } from './processes.mjs';
 
 /** Deno's npm package for each platform it is built for. */
@@ -32,6 +32,16 @@ export async function denoPath() {
 
 /** What Deno needs in its environment beside the driver's part: its cache in ours, and no look for updates. */
 export const denoEnvironment = { DENO_DIR: join(cache, 'deno'), DENO_NO_UPDATE_CHECK: '1' };
+
+/** What Deno is told to run the terminal program; the program's own arguments follow. */
+export const generateArguments = [
+  'run',
+  '--no-prompt',
+  '--quiet',
+  ...['--allow-read', '--allow-net', '--allow-env', '--allow-sys'],
+  ...['--config', join(root, 'deno.json')],
+  join(root, 'demo/terminal/generate.ts'),
+];
 
 /** Whether Deno, in this environment, finds an adapter. @param {Record<string, string>} env */
 export async function denoFindsAdapter(env) {
