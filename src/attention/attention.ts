@@ -3,8 +3,8 @@ import type { LaunchCache, LaunchSite } from '../launch/cache.ts';
 import type { ArgumentsOf, BufferArgument } from '../launch/kernel.ts';
 import { appendKernel, decodeKernel, mergeKernel, partialWords, prefillKernel, updateKernel } from './kernels.ts';
 import type { KvCache, Sequence } from './kv-cache.ts';
-import { kvDtypeCodes } from './layout.ts';
-import { chooseSegmentKeys, itemWords, type PlanCounts, type PlannedSequence, PlanWriter, packBatch } from './plan.ts';
+import { checkPositive, kvDtypeCodes } from './layout.ts';
+import { chooseSegmentKeys, maxPartials, maxPlanWords, type PlanCounts, type PlannedSequence, PlanWriter, packBatch } from './plan.ts';
 import { chooseDecodeHeadTile, choosePrefillTile, type PrefillTile } from './tuning.ts';
 
 export interface PagedAttentionOptions {
@@ -74,14 +74,8 @@ export class PagedAttention {
   readonly #partials: GPUBuffer;
   readonly #noRotary: GPUBuffer;
   #update: LaunchSite<typeof updateKernel.arguments> | undefined;
-  #counts: PlanCounts & { numTableUpdates: number } = {
-    numTokens: 0,
-    numDecodeItems: 0,
-    numPrefillItems: 0,
-    numMergeRows: 0,
-    numPartials: 0,
-    numTableUpdates: 0,
-  };
+  #counts: PlanCounts = { numTokens: 0, numDecodeItems: 0, numPrefillItems: 0, numMergeRows: 0, numPartials: 0 };
+  #numTableUpdates = 0;
 
   /**
    * @throws {InvalidArgumentError} when numHeads is not a multiple of the cache's KV heads.
@@ -90,8 +84,11 @@ export class PagedAttention {
   constructor(cache: LaunchCache, kv: KvCache, options: PagedAttentionOptions) {
     const { numKvHeads, headDim, maxSequences, maxBlocksPerSequence, blockSize } = kv.options;
     const groupSize = options.numHeads / numKvHeads;
-    if (!Number.isInteger(groupSize))
-      throw new InvalidArgumentError('numHeads', options.numHeads, `a multiple of numKvHeads (${numKvHeads})`);
+    if (!Number.isInteger(groupSize) || groupSize < 1)
+      throw new InvalidArgumentError('numHeads', options.numHeads, `a positive multiple of numKvHeads (${numKvHeads})`);
+    checkPositive('maxTokensPerStep', options.maxTokensPerStep);
+    checkPositive('minSegmentKeys', options.minSegmentKeys ?? 1);
+    checkPositive('targetWorkgroups', options.targetWorkgroups ?? 1);
     const memory = cache.gpu.limits.maxComputeWorkgroupStorageSize;
     const prefillTile = choosePrefillTile(headDim, groupSize, memory);
     const decodeHeadTile = chooseDecodeHeadTile(headDim, groupSize, memory);
@@ -112,22 +109,22 @@ export class PagedAttention {
     this.#targetWorkgroups = options.targetWorkgroups ?? 512;
     this.#minSegmentKeys = options.minSegmentKeys ?? 256;
 
-    const maxSegments = Math.ceil((maxBlocksPerSequence * blockSize) / this.#minSegmentKeys);
-    const maxPartials = Math.min(maxSequences * maxSegments, this.#targetWorkgroups + maxSequences);
+    const limits = {
+      maxTokensPerStep: options.maxTokensPerStep,
+      maxSequences,
+      maxBlocksPerSequence,
+      blockSize,
+      minSegmentKeys: this.#minSegmentKeys,
+      targetWorkgroups: this.#targetWorkgroups,
+    };
     const { device } = cache.gpu;
     this.#partials = device.createBuffer({
       label: 'partial states',
-      size: maxPartials * options.numHeads * partialWords(headDim) * 4,
+      size: maxPartials(limits) * options.numHeads * partialWords(headDim) * 4,
       usage: GPUBufferUsage.STORAGE,
     });
     this.#noRotary = device.createBuffer({ label: 'no rotary', size: 16, usage: GPUBufferUsage.STORAGE });
-    const { maxTokensPerStep, extraPlanWords = 0 } = options;
-    const words =
-      32 +
-      maxTokensPerStep * (2 + itemWords) +
-      (maxPartials + maxSequences) * itemWords +
-      maxSequences * (3 + 2 * maxBlocksPerSequence) +
-      extraPlanWords;
+    const words = maxPlanWords(limits) + (options.extraPlanWords ?? 0);
     this.writer = new PlanWriter(words);
     this.planBuffer = device.createBuffer({ label: 'plan', size: words * 4, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST });
   }
@@ -224,8 +221,8 @@ export class PagedAttention {
     const { maxTokensPerStep } = this.#options;
     let numTokens = 0;
     for (const { sequence, queryLen } of batch) {
-      if (!(queryLen >= 0 && queryLen <= sequence.length))
-        throw new InvalidArgumentError('queryLen', queryLen, `from 0 to the sequence's ${sequence.length}`);
+      if (!Number.isInteger(queryLen) || queryLen < 0 || queryLen > sequence.length)
+        throw new InvalidArgumentError('queryLen', queryLen, `an integer from 0 to the sequence's ${sequence.length}`);
       numTokens += queryLen;
     }
     if (numTokens > maxTokensPerStep)
@@ -240,23 +237,25 @@ export class PagedAttention {
     const workgroupsPerItem = numKvHeads * Math.ceil(this.#options.numHeads / numKvHeads / this.#decodeHeadTile);
     const segmentKeys = chooseSegmentKeys(planned, workgroupsPerItem, this.#targetWorkgroups, this.#minSegmentKeys);
     this.writer.begin();
-    const counts = packBatch(this.writer, planned, { blockSize, prefillTokens: this.#prefillTile.tokens, segmentKeys });
-    const updates = this.#kv.takeTableUpdates();
-    this.writer.section('TABLE_UPDATES', updates.length).u32.set(updates);
-    this.writer.count('NUM_TABLE_UPDATES', updates.length / 2);
-    this.#counts = { ...counts, numTableUpdates: updates.length / 2 };
+    this.#counts = packBatch(this.writer, planned, { blockSize, prefillTokens: this.#prefillTile.tokens, segmentKeys });
   }
 
-  /** Sends the plan to the GPU: one write. It takes effect before the next submit. */
+  /**
+   * Sends the plan, with the block table's changes since the last one, to the GPU: one write. It takes effect before the next submit.
+   * @throws {CapacityExceededError} when sections of the caller's fill the plan; nothing is sent then, and no change is forgotten.
+   */
   write(): void {
+    this.#numTableUpdates = this.#kv.numTableUpdates;
+    const updates = this.writer.section('TABLE_UPDATES', 2 * this.#numTableUpdates).u32;
+    updates.set(this.#kv.takeTableUpdates());
+    this.writer.count('NUM_TABLE_UPDATES', this.#numTableUpdates);
     const { words } = this.writer;
     this.#cache.gpu.device.queue.writeBuffer(this.planBuffer, 0, words, 0, words.length);
   }
 
   /** Brings the block table on the GPU up to date: one launch, in steps that added blocks. Record it before the first layer. */
   updateTables(pass: GPUComputePassEncoder): void {
-    const { numTableUpdates } = this.#counts;
-    this.#update?.record(pass, { plan: this.planBuffer, blockTable: this.#kv.blockTable, numTableUpdates });
+    this.#update?.record(pass, { plan: this.planBuffer, blockTable: this.#kv.blockTable, numTableUpdates: this.#numTableUpdates });
   }
 
   destroy(): void {

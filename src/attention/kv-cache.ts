@@ -1,7 +1,7 @@
 import { CapacityExceededError, InvalidArgumentError, LimitExceededError } from '../errors.ts';
 import type { Gpu } from '../gpu.ts';
 import { BlockPool } from './blocks.ts';
-import { blockBytes, checkLayout, type KvLayout } from './layout.ts';
+import { blockBytes, checkLayout, checkPositive, type KvLayout } from './layout.ts';
 
 export interface KvCacheOptions extends KvLayout {
   readonly numLayers: number;
@@ -47,12 +47,13 @@ export class KvCache {
   readonly blockTable: GPUBuffer;
   readonly #open = new Set<OpenSequence>();
   readonly #freeRows: number[];
-  #tableUpdates: number[] = [];
+  /** Value by index: a scatter on the GPU must not meet one index twice. */
+  readonly #tableUpdates = new Map<number, number>();
 
-  /** @throws {InvalidArgumentError} for a bad layout. @throws {LimitExceededError} when a layer's pool cannot be bound. */
+  /** @throws {InvalidArgumentError} for a bad layout or count. @throws {LimitExceededError} when a layer's pool cannot be bound. */
   constructor(gpu: Gpu, options: KvCacheOptions) {
     checkLayout(options);
-    if (options.maxSequences < 1) throw new InvalidArgumentError('maxSequences', options.maxSequences, 'at least 1');
+    for (const name of ['numLayers', 'maxSequences', 'maxBlocksPerSequence'] as const) checkPositive(name, options[name]);
     const poolBytes = options.numBlocks * blockBytes(options);
     for (const limit of ['maxStorageBufferBindingSize', 'maxBufferSize'] as const) {
       const fitting = Math.floor(gpu.limits[limit] / blockBytes(options));
@@ -93,6 +94,7 @@ export class KvCache {
    */
   extend(sequence: Sequence, count: number): void {
     const open = this.#get(sequence);
+    if (!Number.isInteger(count) || count < 0) throw new InvalidArgumentError('count', count, 'an integer from 0');
     const { blockSize, maxBlocksPerSequence } = this.options;
     const needed = Math.ceil((open.length + count) / blockSize);
     if (needed > maxBlocksPerSequence) {
@@ -100,7 +102,7 @@ export class KvCache {
     }
     const added = this.blocks.allocate(Math.max(0, needed - open.blocks.length));
     for (const block of added) {
-      this.#tableUpdates.push(open.tableRow * maxBlocksPerSequence + open.blocks.length, block);
+      this.#tableUpdates.set(open.tableRow * maxBlocksPerSequence + open.blocks.length, block);
       open.blocks.push(block);
     }
     open.length += count;
@@ -109,7 +111,8 @@ export class KvCache {
   /** Takes back the slots from `length` on: tokens that were computed past a stop. */
   truncate(sequence: Sequence, length: number): void {
     const open = this.#get(sequence);
-    if (!(length >= 0 && length <= open.length)) throw new InvalidArgumentError('length', length, `from 0 to ${open.length}`);
+    if (!Number.isInteger(length) || length < 0 || length > open.length)
+      throw new InvalidArgumentError('length', length, `an integer from 0 to ${open.length}`);
     open.length = length;
     this.blocks.release(open.blocks.splice(Math.ceil(length / this.options.blockSize)));
   }
@@ -121,10 +124,15 @@ export class KvCache {
     this.#freeRows.push(sequence.tableRow);
   }
 
-  /** The (index, value) pairs by which the block table changed since the last call, flat. */
+  /** Entries by which the block table changed since `takeTableUpdates` was last called. */
+  get numTableUpdates(): number {
+    return this.#tableUpdates.size;
+  }
+
+  /** The (index, value) pairs of these entries, flat; each index comes once. */
   takeTableUpdates(): readonly number[] {
-    const updates = this.#tableUpdates;
-    this.#tableUpdates = [];
+    const updates = [...this.#tableUpdates].flat();
+    this.#tableUpdates.clear();
     return updates;
   }
 

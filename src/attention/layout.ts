@@ -24,11 +24,17 @@ export function checkLayout(layout: KvLayout): void {
   if (!Number.isInteger(blockSize) || blockSize < 8 || blockSize % 8 !== 0) {
     throw new InvalidArgumentError('blockSize', blockSize, 'a positive multiple of 8');
   }
-  if (!Number.isInteger(numKvHeads) || numKvHeads < 1) throw new InvalidArgumentError('numKvHeads', numKvHeads, 'a positive integer');
+  checkPositive('numKvHeads', numKvHeads);
   if (!Number.isInteger(headDim) || headDim < 8 || headDim > 256 || headDim % 8 !== 0) {
     throw new InvalidArgumentError('headDim', headDim, 'a multiple of 8 from 8 to 256');
   }
-  if (!(dtype in bytesPerValue)) throw new InvalidArgumentError('kvDtype', dtype, `one of ${Object.keys(bytesPerValue).join(', ')}`);
+  if (!Object.hasOwn(bytesPerValue, dtype))
+    throw new InvalidArgumentError('kvDtype', dtype, `one of ${Object.keys(bytesPerValue).join(', ')}`);
+}
+
+/** @throws {InvalidArgumentError} unless `value` is a positive integer. */
+export function checkPositive(argument: string, value: number): void {
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError(argument, value, 'a positive integer');
 }
 
 /** Bytes of one block: the keys and values of `blockSize` tokens in one layer. */

@@ -147,6 +147,30 @@ export interface PlanCounts {
   readonly numPartials: number;
 }
 
+/** What the largest step of a cache can need. */
+export interface PlanLimits {
+  readonly maxTokensPerStep: number;
+  readonly maxSequences: number;
+  readonly maxBlocksPerSequence: number;
+  readonly blockSize: number;
+  readonly minSegmentKeys: number;
+  readonly targetWorkgroups: number;
+}
+
+/** Most partial states of a step, however its rows are split (see `chooseSegmentKeys`). */
+export function maxPartials({ maxSequences, maxBlocksPerSequence, blockSize, minSegmentKeys, targetWorkgroups }: PlanLimits): number {
+  const maxSegments = Math.ceil((maxBlocksPerSequence * blockSize) / minSegmentKeys);
+  return Math.min(maxSequences * maxSegments, targetWorkgroups + maxSequences);
+}
+
+/** Words that hold any step, the caller's own sections not counted. */
+export function maxPlanWords(limits: PlanLimits): number {
+  const { maxTokensPerStep, maxSequences, maxBlocksPerSequence } = limits;
+  const perToken = 2 + itemWords;
+  const perSequence = itemWords + mergeWords + 2 * maxBlocksPerSequence;
+  return header.length + maxTokensPerStep * perToken + maxPartials(limits) * itemWords + maxSequences * perSequence;
+}
+
 /**
  * Packs the per-token and per-item sections of a batch. Sequences with one new token become decode items (several, where their keys are
  * split), those with more become prefill items; a sequence with none contributes nothing. Every token is in exactly one kind.

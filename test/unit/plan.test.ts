@@ -1,0 +1,254 @@
+import { describe, expect, it } from 'vitest';
+import {
+  chooseSegmentKeys,
+  type HeaderField,
+  itemWords,
+  maxPartials,
+  maxPlanWords,
+  mergeWords,
+  noPartial,
+  type PlannedSequence,
+  PlanWriter,
+  packBatch,
+  planPrelude,
+} from '../../src/attention/plan.ts';
+import { CapacityExceededError } from '../../src/errors.ts';
+import { type Random, random } from '../harness/random.ts';
+
+/** The layout as WGSL sees it. */
+const layout = new Map([...planPrelude.matchAll(/const (\w+) = (\d+)u;/g)].map(([, name, value]) => [name!, Number(value)]));
+const at = (name: string): number => layout.get(name)!;
+
+interface Item {
+  readonly token: number;
+  readonly tokens: number;
+  readonly position: number;
+  readonly tableRow: number;
+  readonly keyBegin: number;
+  readonly keyEnd: number;
+  readonly partial: number;
+}
+
+/** Reads a plan as the kernels do: through the header's offsets and the prelude's constants only. */
+function readPlan(words: Uint32Array) {
+  const records = (field: string, count: string, length: number) =>
+    Array.from({ length: words[at(count)]! }, (_, i) => [...words.subarray(words[at(field)]! + i * length).subarray(0, length)]);
+  const items = (field: string, count: string): Item[] =>
+    records(field, count, itemWords).map((record) => ({
+      token: record[at('ITEM_TOKEN')]!,
+      tokens: record[at('ITEM_TOKENS')]!,
+      position: record[at('ITEM_POSITION')]!,
+      tableRow: record[at('ITEM_TABLE_ROW')]!,
+      keyBegin: record[at('ITEM_KEY_BEGIN')]!,
+      keyEnd: record[at('ITEM_KEY_END')]!,
+      partial: record[at('ITEM_PARTIAL')]!,
+    }));
+  return {
+    positions: records('POSITIONS', 'NUM_TOKENS', 1).flat(),
+    slots: records('SLOT_MAPPING', 'NUM_TOKENS', 1).flat(),
+    decode: items('DECODE_ITEMS', 'NUM_DECODE_ITEMS'),
+    prefill: items('PREFILL_ITEMS', 'NUM_PREFILL_ITEMS'),
+    merges: records('MERGE_ROWS', 'NUM_MERGE_ROWS', mergeWords) as [token: number, first: number, count: number][],
+  };
+}
+
+function randomBatch(numbers: Random, sequences: number, blockSize: number): PlannedSequence[] {
+  return Array.from({ length: sequences }, (_, i) => {
+    const queryLen = [0, 1, 1, 1, 2, 1 + numbers.integer(70)][numbers.integer(6)]!;
+    const seqLen = queryLen + numbers.integer([1, 20, 900][numbers.integer(3)]!);
+    const blocks = Array.from({ length: Math.ceil(seqLen / blockSize) }, () => 1 + numbers.integer(1000));
+    return { tableRow: sequences - i, blocks, seqLen, queryLen };
+  });
+}
+
+const shapes = [
+  { blockSize: 8, prefillTokens: 1, segmentKeys: 7 },
+  { blockSize: 16, prefillTokens: 8, segmentKeys: 64 },
+  { blockSize: 16, prefillTokens: 32, segmentKeys: 37 },
+  { blockSize: 64, prefillTokens: 3, segmentKeys: 100_000 },
+];
+
+describe.each(shapes)('packBatch with $blockSize, $prefillTokens, $segmentKeys', (shape) => {
+  const numbers = random(shape.segmentKeys);
+  const batches = Array.from({ length: 20 }, (_, i) => randomBatch(numbers, i, shape.blockSize));
+  const packed = batches.map((batch) => {
+    const writer = new PlanWriter(100_000);
+    writer.begin();
+    const counts = packBatch(writer, batch, shape);
+    const tokens = batch.flatMap((sequence) =>
+      Array.from({ length: sequence.queryLen }, (_, i) => ({ sequence, position: sequence.seqLen - sequence.queryLen + i })),
+    );
+    return { batch, counts, words: writer.words, plan: readPlan(writer.words), tokens };
+  });
+
+  it('gives every token its position and slot', () => {
+    for (const { plan, tokens } of packed) {
+      expect(plan.positions).toEqual(tokens.map(({ position }) => position));
+      const slots = tokens.map(({ sequence, position }) => {
+        const block = sequence.blocks[Math.floor(position / shape.blockSize)]!;
+        return block * shape.blockSize + (position % shape.blockSize);
+      });
+      expect(plan.slots).toEqual(slots);
+    }
+  });
+
+  it('puts every token into one kind of item, single ones into decode items', () => {
+    for (const { plan, tokens } of packed) {
+      const decoded = new Set(plan.decode.map(({ token }) => token));
+      const prefilled = plan.prefill.flatMap(({ token, tokens }) => Array.from({ length: tokens }, (_, i) => token + i));
+      expect(plan.decode.every(({ tokens }) => tokens === 1)).toBe(true);
+      expect(plan.prefill.every(({ tokens }) => tokens >= 1 && tokens <= shape.prefillTokens)).toBe(true);
+      expect([...decoded, ...prefilled].sort((a, b) => a - b)).toEqual(tokens.map((_, i) => i));
+      expect(new Set(prefilled).size).toBe(prefilled.length);
+      expect([...decoded].every((token) => tokens[token]!.sequence.queryLen === 1)).toBe(true);
+    }
+  });
+
+  it('gives items the position, table row and causal keys of their tokens', () => {
+    for (const { plan, tokens } of packed) {
+      for (const item of [...plan.decode, ...plan.prefill]) {
+        const { sequence, position } = tokens[item.token]!;
+        expect(item.position).toBe(position);
+        expect(item.tableRow).toBe(sequence.tableRow);
+        expect(tokens[item.token + item.tokens - 1]!.sequence).toBe(sequence);
+      }
+      for (const item of plan.prefill) {
+        expect([item.keyBegin, item.keyEnd, item.partial]).toEqual([0, item.position + item.tokens, noPartial]);
+      }
+    }
+  });
+
+  it('cuts the keys of a decode row into segments that join without gap or overlap', () => {
+    for (const { plan, tokens } of packed) {
+      for (const token of new Set(plan.decode.map((item) => item.token))) {
+        const segments = plan.decode.filter((item) => item.token === token).sort((a, b) => a.keyBegin - b.keyBegin);
+        let reached = 0;
+        for (const { keyBegin, keyEnd } of segments) {
+          expect(keyBegin).toBe(reached);
+          expect(keyEnd).toBeGreaterThan(keyBegin);
+          expect(keyEnd - keyBegin).toBeLessThanOrEqual(shape.segmentKeys);
+          reached = keyEnd;
+        }
+        expect(reached).toBe(tokens[token]!.sequence.seqLen);
+      }
+    }
+  });
+
+  it('merges exactly the split rows, each from its own partial states', () => {
+    for (const { plan, counts } of packed) {
+      const split = plan.decode.filter(({ partial }) => partial !== noPartial);
+      expect(split.map(({ partial }) => partial).sort((a, b) => a - b)).toEqual(Array.from({ length: counts.numPartials }, (_, i) => i));
+      const merged = plan.merges.map(([token, first, count]) => [token, Array.from({ length: count }, (_, i) => first + i)]);
+      const rows = [...new Set(split.map(({ token }) => token))];
+      const partialsOf = (token: number) => split.filter((item) => item.token === token).map(({ partial }) => partial);
+      expect(merged).toEqual(rows.map((token) => [token, partialsOf(token)]));
+      const segments = (token: number) => plan.decode.filter((item) => item.token === token).length;
+      expect(plan.decode.every(({ token, partial }) => (partial === noPartial) === (segments(token) === 1))).toBe(true);
+    }
+  });
+
+  it('counts what it wrote, in sections that do not overlap', () => {
+    for (const { counts, words, plan } of packed) {
+      expect([plan.positions.length, plan.decode.length, plan.prefill.length, plan.merges.length]).toEqual([
+        counts.numTokens,
+        counts.numDecodeItems,
+        counts.numPrefillItems,
+        counts.numMergeRows,
+      ]);
+      const sizes: readonly (readonly [HeaderField, number])[] = [
+        ['POSITIONS', counts.numTokens],
+        ['SLOT_MAPPING', counts.numTokens],
+        ['DECODE_ITEMS', counts.numDecodeItems * itemWords],
+        ['PREFILL_ITEMS', counts.numPrefillItems * itemWords],
+        ['MERGE_ROWS', counts.numMergeRows * mergeWords],
+      ];
+      const ranges = sizes.map(([field, size]) => [words[at(field)]!, words[at(field)]! + size]).sort((a, b) => a[0]! - b[0]!);
+      const headerWords = 1 + at('STOP_TOKENS');
+      let end = headerWords;
+      for (const [begin, next] of ranges) {
+        expect(begin).toBeGreaterThanOrEqual(end);
+        end = next!;
+      }
+      expect(words.length).toBe(end);
+    }
+  });
+});
+
+const decodeOnly = (lengths: readonly number[]): PlannedSequence[] =>
+  lengths.map((seqLen, tableRow) => ({ tableRow, blocks: Array(Math.ceil(seqLen / 16)).fill(1), seqLen, queryLen: 1 }));
+
+describe('chooseSegmentKeys', () => {
+  it('leaves short rows whole', () => {
+    expect(chooseSegmentKeys(decodeOnly([10, 200]), 4, 512, 256)).toBe(256);
+    expect(chooseSegmentKeys([], 4, 512, 256)).toBe(256);
+  });
+
+  it('counts the keys of single-token rows only', () => {
+    const prefill = [{ tableRow: 0, blocks: [], seqLen: 1_000_000, queryLen: 2 }];
+    expect(chooseSegmentKeys(prefill, 4, 8, 256)).toBe(256);
+  });
+
+  it.each([1, 2, 3])('stays near the number of workgroups wanted, seed %i', (seed) => {
+    const numbers = random(seed);
+    for (let round = 0; round < 200; round++) {
+      const lengths = Array.from({ length: 1 + numbers.integer(40) }, () => 1 + numbers.integer([100, 2000, 50_000][round % 3]!));
+      const perItem = 1 + numbers.integer(8);
+      const target = 1 + numbers.integer(1000);
+      const least = 1 + numbers.integer(300);
+      const keys = chooseSegmentKeys(decodeOnly(lengths), perItem, target, least);
+      expect(keys).toBeGreaterThanOrEqual(least);
+      const workgroups = lengths.reduce((sum, length) => sum + Math.ceil(length / keys), 0) * perItem;
+      expect(workgroups).toBeLessThanOrEqual(target + lengths.length * perItem);
+      if (keys === least) continue;
+      expect(keys % 64).toBe(0);
+      const total = lengths.reduce((a, b) => a + b);
+      expect(((keys - 64) * target) / perItem).toBeLessThan(total);
+    }
+  });
+});
+
+describe('the size of a plan', () => {
+  it.each([1, 2, 3, 4])('holds any step within the limits, seed %i', (seed) => {
+    const numbers = random(seed);
+    for (let round = 0; round < 50; round++) {
+      const limits = {
+        maxTokensPerStep: 1 + numbers.integer(100),
+        maxSequences: 1 + numbers.integer(20),
+        maxBlocksPerSequence: 1 + numbers.integer(100),
+        blockSize: 8 * (1 + numbers.integer(8)),
+        minSegmentKeys: 1 + numbers.integer(100),
+        targetWorkgroups: 1 + numbers.integer(200),
+      };
+      const { maxTokensPerStep, maxSequences, maxBlocksPerSequence, blockSize, minSegmentKeys, targetWorkgroups } = limits;
+      let budget = maxTokensPerStep;
+      const batch: PlannedSequence[] = [];
+      for (let tableRow = 0; tableRow < maxSequences && budget > 0; tableRow++) {
+        const seqLen = maxBlocksPerSequence * blockSize;
+        const queryLen = Math.min(budget, seqLen, numbers.uniform() < 0.8 ? 1 : 1 + numbers.integer(30));
+        budget -= queryLen;
+        batch.push({ tableRow, blocks: Array(maxBlocksPerSequence).fill(1), seqLen, queryLen });
+      }
+      const writer = new PlanWriter(maxPlanWords(limits));
+      writer.begin();
+      const segmentKeys = chooseSegmentKeys(batch, 1, targetWorkgroups, minSegmentKeys);
+      const { numPartials } = packBatch(writer, batch, { blockSize, prefillTokens: 1, segmentKeys });
+      expect(numPartials).toBeLessThanOrEqual(maxPartials(limits));
+      writer.section('TABLE_UPDATES', 2 * maxSequences * maxBlocksPerSequence);
+    }
+  });
+
+  it('is checked when a section is opened', () => {
+    const writer = new PlanWriter(20);
+    writer.begin();
+    writer.section('TOKEN_IDS', 3).u32.set([7, 8, 9]);
+    expect(() => writer.section('LOGIT_ROWS', 2)).toThrow(CapacityExceededError);
+    const { f32 } = writer.section('SAMPLING', 1);
+    f32[0] = 0.5;
+    expect(writer.read('TOKEN_IDS')).toBe(16);
+    expect([...writer.words.subarray(16)]).toEqual([7, 8, 9, 0x3f000000]);
+    writer.count('NUM_TOKENS', 3);
+    writer.begin();
+    expect(writer.read('NUM_TOKENS')).toBe(0);
+    expect(writer.words.length).toBe(16);
+  });
+});
