@@ -3,172 +3,145 @@
  */
 import { DeviceLostError, WebGpuUnavailableError } from 'pagewise';
 import type { Generation, GenerationResult } from 'pagewise/engine';
-import { connectBlockPicture } from './block-picture.ts';
 import { element, setText } from './elements.ts';
-import { connectFigures } from './figures-view.ts';
+import { connectInstruments } from './instruments.ts';
 import { connectLoadingBar } from './loading.ts';
 import { connectNotice } from './notice.ts';
 import { type PageQuery, readQuery } from './query.ts';
-import { connectSampling } from './sampling.ts';
+import { connectSampling, type SamplingOptions } from './sampling.ts';
 import { openSession, type Session } from './session.ts';
 import { createStory } from './story.ts';
 
 /** `failed`: there is no model, and a notice says why. */
 type PageState = 'loading' | 'ready' | 'writing' | 'failed';
 
-/** Between two updates of the figures, in milliseconds: slow enough to be read. */
-const figuresInterval = 250;
-
 /** Starts the page: loads the model that the address names, or the one that comes with Pagewise. */
 export function startApp(): void {
+  const composer = element('composer', HTMLFormElement);
   const prompt = element('prompt', HTMLTextAreaElement);
   const generateButton = element('generate', HTMLButtonElement);
   const stopButton = element('stop', HTMLButtonElement);
   const status = element('status', HTMLElement);
+  const story = createStory(element('story', HTMLElement));
   const sampling = connectSampling();
-  const figures = connectFigures();
-  const picture = connectBlockPicture();
+  const instruments = connectInstruments();
   const notice = connectNotice();
   const bar = connectLoadingBar();
-  const story = createStory(element('story', HTMLElement));
+  let query: PageQuery;
   let session: Session | undefined;
+  let state: PageState = 'loading';
   let stopping = new AbortController();
 
-  function enter(state: PageState, message: string): void {
-    document.body.dataset.state = state;
-    const focusMoves = document.activeElement === generateButton || document.activeElement === stopButton;
-    generateButton.disabled = state !== 'ready';
-    generateButton.hidden = state === 'writing';
-    stopButton.hidden = state !== 'writing';
-    if (focusMoves) (state === 'writing' ? stopButton : generateButton).focus();
+  function enter(next: PageState, message: string): void {
+    state = next;
+    document.body.dataset.state = next;
+    const hadFocus = [generateButton, stopButton].some((button) => button === document.activeElement);
+    generateButton.disabled = next !== 'ready';
+    generateButton.hidden = next === 'writing';
+    stopButton.hidden = next !== 'writing';
+    if (hadFocus) (next === 'writing' ? stopButton : generateButton).focus();
     setText(status, message);
   }
 
-  async function load(query: PageQuery): Promise<void> {
-    session?.close();
-    session = undefined;
-    notice.hide();
-    picture.show(undefined);
+  function closeSession(): void {
+    const closing = session;
+    session = undefined; // before its device goes, which is then no loss
+    closing?.close();
+    instruments.show(undefined);
+  }
+
+  async function load(): Promise<void> {
+    closeSession();
     enter('loading', 'Loading the model.');
+    if (notice.hide()) status.focus();
     bar.show();
     try {
-      const opened = await openSession(query, new AbortController().signal, bar.show);
+      const opened = await openSession(query, bar.show);
       session = opened;
-      void opened.gpu.lost.then((loss) => session === opened && fail(query, loss));
-      figures.showAdapter(opened.gpu.adapter);
+      void opened.gpu.lost.then((loss) => session === opened && fail(loss));
+      instruments.show(opened);
       sampling.suggest(opened.engine.defaults);
-      picture.show(opened.engine.kv);
       enter('ready', 'Ready.');
     } catch (error) {
-      fail(query, error);
+      fail(error);
     } finally {
       bar.hide();
     }
   }
 
   /** Closes the model, which is of no more use, and offers to load it again. */
-  function fail(query: PageQuery, error: unknown): void {
-    const lost = error instanceof DeviceLostError;
-    session?.close();
-    session = undefined;
-    picture.show(undefined);
-    const reload = { label: lost ? 'Reload the model' : 'Retry', run: () => void load(query) };
-    const noWebGpu = error instanceof WebGpuUnavailableError;
-    const title = lost ? 'The GPU was lost' : noWebGpu ? 'This browser offers no WebGPU' : 'The model could not be loaded';
-    notice.showError(title, error, reload);
+  function fail(error: unknown): void {
+    closeSession();
+    const title = failureTitle(error);
+    notice.showError(title, error, { label: error instanceof DeviceLostError ? 'Reload the model' : 'Retry', run: () => void load() });
     enter('failed', `${title}.`);
-    report(error);
+    console.error(error);
   }
 
-  async function write(query: PageQuery): Promise<void> {
-    const options = session && document.body.dataset.state === 'ready' ? sampling.read() : undefined;
+  async function write(): Promise<void> {
+    const options = state === 'ready' ? sampling.read() : undefined;
     if (!session || !options) return;
-    const current = session;
-    const { engine } = current;
     notice.hide();
     stopping = new AbortController();
-    let generation: Generation;
     try {
-      generation = engine.generate(prompt.value, { ...options, signal: stopping.signal });
+      const generation = session.engine.generate(prompt.value, { ...options, signal: stopping.signal });
+      await show(generation, options, session);
     } catch (error) {
       notice.showError('The text could not be written', error);
-      report(error);
-      return;
+      enter('ready', 'The text could not be written.');
+      console.error(error);
     }
+  }
+
+  /** Puts a generation on the page until it ends. Of a lost device, `fail` hears by itself. */
+  async function show(generation: Generation, { seed }: SamplingOptions, current: Session): Promise<void> {
     enter('writing', 'Writing.');
     story.begin(prompt.value);
-    figures.showSeed(options.seed);
-    const instruments = runInstruments(generation);
+    const stopFollowing = instruments.follow(generation, seed);
     try {
       for await (const { text } of generation) story.append(text);
-      enter('ready', describeEnd(await generation.result));
+      const result = await generation.result;
+      enter('ready', describeEnd(result));
     } catch (error) {
-      if (error instanceof DeviceLostError) {
-        if (session === current) fail(query, error);
-      } else {
-        notice.showError('The text could not be finished', error);
-        enter('ready', 'The text could not be finished.');
-        report(error);
-      }
+      if (session === current && error instanceof DeviceLostError) fail(error);
+      else if (session === current) throw error;
     } finally {
-      instruments.stop();
+      stopFollowing();
       story.end();
     }
   }
 
-  /** Keeps figures and picture up to date, once a frame at most. */
-  function runInstruments(generation: Generation): { stop(): void } {
-    let frame = 0;
-    let lastFigures = 0;
-    const tick = (now: number): void => {
-      picture.update();
-      if (now - lastFigures >= figuresInterval) {
-        lastFigures = now;
-        figures.update(generation.stats());
-      }
-      frame = requestAnimationFrame(tick);
-    };
-    frame = requestAnimationFrame(tick);
-    return {
-      stop() {
-        cancelAnimationFrame(frame);
-        picture.update();
-        figures.update(generation.stats());
-      },
-    };
-  }
-
-  function connectKeysAndButtons(query: PageQuery): void {
-    if (/Mac|iP(hone|ad|od)/.test(navigator.userAgent)) setText(element('modifier', HTMLElement), '⌘');
-    const composer = element('composer', HTMLFormElement);
-    composer.addEventListener('submit', (event) => {
-      event.preventDefault();
-      void write(query);
+  composer.addEventListener('submit', (event) => {
+    event.preventDefault();
+    void write();
+  });
+  stopButton.addEventListener('click', () => stopping.abort());
+  addEventListener('keydown', (event) => {
+    if (event.key === 'Escape') stopping.abort();
+    if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    void write();
+  });
+  for (const button of document.querySelectorAll<HTMLButtonElement>('[data-opening]')) {
+    button.addEventListener('click', () => {
+      prompt.value = button.dataset.opening ?? '';
+      prompt.focus();
     });
-    stopButton.addEventListener('click', () => stopping.abort());
-    addEventListener('keydown', (event) => {
-      if (event.key === 'Escape') stopping.abort();
-      if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) {
-        event.preventDefault();
-        void write(query);
-      }
-    });
-    for (const button of document.querySelectorAll<HTMLButtonElement>('[data-opening]')) {
-      button.addEventListener('click', () => {
-        prompt.value = button.dataset.opening ?? '';
-        prompt.focus();
-      });
-    }
   }
+  if (/Mac|iP(hone|ad|od)/.test(navigator.userAgent)) setText(element('modifier', HTMLElement), '⌘');
 
   try {
-    const query = readQuery(new URL(document.URL));
-    connectKeysAndButtons(query);
-    void load(query);
+    query = readQuery(new URL(document.URL));
+    void load();
   } catch (error) {
     notice.showError('This address cannot be opened', error);
     enter('failed', 'This address cannot be opened.');
   }
+}
+
+function failureTitle(error: unknown): string {
+  if (error instanceof DeviceLostError) return 'The GPU was lost';
+  return error instanceof WebGpuUnavailableError ? 'This browser offers no WebGPU' : 'The model could not be loaded';
 }
 
 function describeEnd({ finishReason, ids }: GenerationResult): string {
@@ -176,8 +149,4 @@ function describeEnd({ finishReason, ids }: GenerationResult): string {
   if (finishReason === 'stop') return `The story is complete: ${tokens}.`;
   if (finishReason === 'abort') return `Stopped after ${tokens}.`;
   return `Ended at the limit: ${tokens}.`;
-}
-
-function report(error: unknown): void {
-  console.error(error);
 }

@@ -6,6 +6,7 @@
 /** Advice for one family of browsers. */
 export interface BrowserAdvice {
   readonly browser: string;
+  /** What to type or look for stands between backticks. */
   readonly advice: string;
 }
 
@@ -22,21 +23,21 @@ const chromium: BrowserAdvice = {
   browser: 'Chrome, Edge and other Chromium browsers',
   advice:
     'Use version 113 or later (Android: 121). In Settings, System, switch on “Use graphics acceleration when available”, and restart. ' +
-    'chrome://gpu says what is missing.',
+    '`chrome://gpu` says what is missing.',
 };
 
 const chromiumOnLinux: BrowserAdvice = {
   browser: 'Chrome, Edge and Chromium on Linux',
   advice:
-    'Version 144 offers WebGPU on recent Intel GPUs, 147 on NVIDIA with driver 535.183 or later. Elsewhere set chrome://flags/#enable-unsafe-webgpu ' +
-    'and chrome://flags/#enable-vulkan to Enabled, or start the browser with --enable-unsafe-webgpu --enable-features=Vulkan. ' +
-    'A Vulkan driver must be installed (Debian: mesa-vulkan-drivers).',
+    'Version 144 offers WebGPU on recent Intel GPUs, 147 on NVIDIA with driver 535.183 or later. Elsewhere set `chrome://flags/#enable-unsafe-webgpu` ' +
+    'and `chrome://flags/#enable-vulkan` to Enabled, or start the browser with `--enable-unsafe-webgpu --enable-features=Vulkan`. ' +
+    'A Vulkan driver must be installed (Debian: `mesa-vulkan-drivers`).',
 };
 
 const firefox: BrowserAdvice = {
   browser: 'Firefox',
   advice:
-    'Use version 141 or later on Windows, 147 or later on a Mac with Apple silicon. On Linux use Firefox Nightly, or set dom.webgpu.enabled to true in about:config.',
+    'Use version 141 or later on Windows, 147 or later on a Mac with Apple silicon. On Linux use Firefox Nightly, or set `dom.webgpu.enabled` to true in `about:config`.',
 };
 
 const safari: BrowserAdvice = {

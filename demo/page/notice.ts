@@ -15,7 +15,8 @@ export interface NoticeAction {
 export interface Notice {
   /** Says what an error means. */
   showError(title: string, error: unknown, action?: NoticeAction): void;
-  hide(): void;
+  /** Takes it away, and says whether the focus was in it and is now nowhere. */
+  hide(): boolean;
 }
 
 /** Connects to the notice of index.html. A screen reader announces it as it appears. */
@@ -35,13 +36,18 @@ export function connectNotice(): Notice {
       box.hidden = false;
     },
     hide() {
+      const hadFocus = box.contains(document.activeElement);
       box.hidden = true;
       box.replaceChildren();
+      return hadFocus;
     },
   };
 }
 
 function explain(error: unknown): string {
+  if (error instanceof WebGpuUnavailableError && error.reason === 'no-api') {
+    return 'This page computes on your GPU through WebGPU, which this browser does not offer here. What helps:';
+  }
   const message = error instanceof Error ? error.message : String(error);
   const firstLine = message.split('\n', 1)[0] ?? '';
   return error instanceof PagewiseError ? firstLine : `Unexpected error: ${firstLine} The browser's console has more; please report it.`;
@@ -49,6 +55,11 @@ function explain(error: unknown): string {
 
 function adviceList(error: WebGpuUnavailableError): HTMLElement {
   const facts = { userAgent: navigator.userAgent, secure: isSecureContext, hasApi: error.reason !== 'no-api' };
-  const rows = webGpuAdvice(facts).flatMap(({ browser, advice }) => [make('dt', '', browser), make('dd', '', advice)]);
+  const rows = webGpuAdvice(facts).flatMap(({ browser, advice }) => [make('dt', '', browser), make('dd', '', ...markCode(advice))]);
   return make('dl', 'advice', ...rows);
+}
+
+/** Text in which what stands between backticks becomes code. */
+function markCode(text: string): (Node | string)[] {
+  return text.split('`').map((part, index) => (index % 2 === 1 ? make('code', '', part) : part));
 }

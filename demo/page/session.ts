@@ -13,11 +13,11 @@ export interface Session {
 }
 
 /** Opens a device and loads the model. After a throw, nothing is left open. */
-export async function openSession(query: PageQuery, signal: AbortSignal, onProgress: (progress: LoadProgress) => void): Promise<Session> {
+export async function openSession(query: PageQuery, onProgress: (progress: LoadProgress) => void): Promise<Session> {
   const gpu = await openGpu();
   try {
-    const files = filesFromUrl(query.model, { signal });
-    const engine = await Engine.load(gpu, files, { ...query.engine, signal, onProgress });
+    const files = filesFromUrl(query.model);
+    const engine = await Engine.load(gpu, files, { ...query.engine, onProgress });
     return {
       gpu,
       engine,
