@@ -1,5 +1,12 @@
 // Matrix product without workgroup memory, for adapters that compute on the CPU: there a barrier costs more than what it lets the
-// invocations share. An invocation computes four input rows x four weight rows in registers; a single input row is computed alone.
+// invocations share. An invocation computes four input rows x four weight rows in registers. A single input row, which is what decoding
+// one sequence has, goes through a loop of its own.
+
+// An input row's part in the sums of an invocation: its products with the four weight rows, and its sum of squares.
+struct Sums {
+  products: vec4f,
+  squares: f32,
+}
 
 struct Weights4 {
   a: Eight,
@@ -8,14 +15,9 @@ struct Weights4 {
   d: Eight,
 }
 
-// Four products of an input row, and the row's sum of squares so far.
-struct Sums {
-  products: vec4f,
-  squares: f32,
-}
-
-fn weightsOf(column: u32, eights: u32, i: u32) -> Eight {
-  return loadWeights8(min(column, args.outputSize - 1u) * eights + i);
+fn withGain(values: Eight, i: u32) -> Eight {
+  let at = args.gainOffset / 4u + 2u * i;
+  return Eight(values.low * gain[at], values.high * gain[at + 1u]);
 }
 
 fn addRow(sums: Sums, inputAt: u32, i: u32, weights: Weights4) -> Sums {
@@ -23,8 +25,7 @@ fn addRow(sums: Sums, inputAt: u32, i: u32, weights: Weights4) -> Sums {
   var squares = sums.squares;
   if (normalized) {
     squares += dot8(values, values);
-    values.low *= gain[args.gainOffset / 4u + 2u * i];
-    values.high *= gain[args.gainOffset / 4u + 2u * i + 1u];
+    values = withGain(values, i);
   }
   let products = vec4f(dot8(values, weights.a), dot8(values, weights.b), dot8(values, weights.c), dot8(values, weights.d));
   return Sums(sums.products + products, squares);
@@ -58,44 +59,53 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid:
   if (column >= args.outputSize) {
     return;
   }
-  let rows = min(4u, numRows() - row);
-  let inputPitch = args.inputStride / 4u;
-  let at0 = inputRow(row) * inputPitch;
-  var at1 = 0u;
-  var at2 = 0u;
-  var at3 = 0u;
-  if (rows > 1u) {
-    at1 = inputRow(row + 1u) * inputPitch;
-  }
-  if (rows > 2u) {
-    at2 = inputRow(row + 2u) * inputPitch;
-  }
-  if (rows > 3u) {
-    at3 = inputRow(row + 3u) * inputPitch;
-  }
   let eights = args.inputSize / 8u;
+  let last = args.outputSize - 1u;
+  let weights0 = column * eights;
+  let weights1 = min(column + 1u, last) * eights;
+  let weights2 = min(column + 2u, last) * eights;
+  let weights3 = min(column + 3u, last) * eights;
+  let rows = min(4u, numRows() - row);
+  let pitch = args.inputStride / 4u;
+  let input0 = inputRow(row) * pitch;
+
+  if (rows == 1u) {
+    var products = vec4f(0.0);
+    var squares = 0.0;
+    for (var i = 0u; i < eights; i++) {
+      var values = Eight(input[input0 + 2u * i], input[input0 + 2u * i + 1u]);
+      if (normalized) {
+        squares += dot8(values, values);
+        values = withGain(values, i);
+      }
+      products += vec4f(
+        dot8(values, loadWeights8(weights0 + i)),
+        dot8(values, loadWeights8(weights1 + i)),
+        dot8(values, loadWeights8(weights2 + i)),
+        dot8(values, loadWeights8(weights3 + i)),
+      );
+    }
+    storeFour(row, column, Sums(products, squares));
+    return;
+  }
+
+  // A row beyond the last repeats the last, and is not stored.
+  let input1 = inputRow(row + 1u) * pitch;
+  let input2 = inputRow(row + min(2u, rows - 1u)) * pitch;
+  let input3 = inputRow(row + min(3u, rows - 1u)) * pitch;
   var sums0 = Sums(vec4f(0.0), 0.0);
   var sums1 = sums0;
   var sums2 = sums0;
   var sums3 = sums0;
   for (var i = 0u; i < eights; i++) {
-    let four = Weights4(
-      weightsOf(column, eights, i),
-      weightsOf(column + 1u, eights, i),
-      weightsOf(column + 2u, eights, i),
-      weightsOf(column + 3u, eights, i),
-    );
-    sums0 = addRow(sums0, at0, i, four);
-    if (rows > 1u) {
-      sums1 = addRow(sums1, at1, i, four);
-      sums2 = addRow(sums2, at2, i, four);
-      sums3 = addRow(sums3, at3, i, four);
-    }
+    let four = Weights4(loadWeights8(weights0 + i), loadWeights8(weights1 + i), loadWeights8(weights2 + i), loadWeights8(weights3 + i));
+    sums0 = addRow(sums0, input0, i, four);
+    sums1 = addRow(sums1, input1, i, four);
+    sums2 = addRow(sums2, input2, i, four);
+    sums3 = addRow(sums3, input3, i, four);
   }
   storeFour(row, column, sums0);
-  if (rows > 1u) {
-    storeFour(row + 1u, column, sums1);
-  }
+  storeFour(row + 1u, column, sums1);
   if (rows > 2u) {
     storeFour(row + 2u, column, sums2);
   }
