@@ -30,7 +30,7 @@ const chromiumOnLinux: BrowserAdvice = {
   browser: 'Chrome, Edge and Chromium on Linux',
   advice:
     'Version 144 offers WebGPU on recent Intel GPUs, 147 on NVIDIA with driver 535.183 or later. Elsewhere set `chrome://flags/#enable-unsafe-webgpu` ' +
-    'and `chrome://flags/#enable-vulkan` to Enabled, or start the browser with `--enable-unsafe-webgpu --enable-features=Vulkan`. ' +
+    'and `chrome://flags/#enable-vulkan` to Enabled, or start the browser with `--enable-unsafe-webgpu` and `--enable-features=Vulkan`. ' +
     'A Vulkan driver must be installed (Debian: `mesa-vulkan-drivers`).',
 };
 

@@ -31,13 +31,13 @@ export function generationFigures(stats: GenerationStats | undefined): readonly 
   ];
 }
 
-/** An adapter's name: its own description, or what else it says of itself. */
-export function adapterName(adapter: AdapterDescription): string {
-  const { vendor, architecture, device, description } = adapter;
-  if (description) return description;
-  // Some hosts give numbers of the PCI registry, which tell a reader nothing.
-  const words = [vendor, architecture, device].filter((word) => word !== '' && !/^(0x)?[\da-f]{4,8}$/i.test(word));
-  return words.join(' ') || 'an adapter that does not name itself';
+/** An adapter's name, from what it says of itself: hosts differ in where they put it. */
+export function adapterName({ vendor, architecture, device, description }: AdapterDescription): string {
+  // Some give numbers of the PCI registry, which tell a reader nothing.
+  const isWord = (text: string): boolean => text !== '' && !/^((0x)?[\da-f]{4,8}|\d+)$/i.test(text);
+  const names = [device, description].filter(isWord);
+  if (names.length > 0) return names.join(', ');
+  return [vendor, architecture].filter(isWord).join(' ') || 'an adapter that does not name itself';
 }
 
 /** Completes "A software adapter: ...". */

@@ -77,6 +77,7 @@ describe('figures', () => {
     const facts = { vendor: 'google', architecture: 'swiftshader', device: '', description: '', software: true };
     expect(adapterName(facts)).toBe('google swiftshader');
     expect(adapterName({ ...facts, description: 'llvmpipe' })).toBe('llvmpipe');
+    expect(adapterName({ ...facts, device: 'nvidia-h200', description: 'NVIDIA: 570' })).toBe('nvidia-h200, NVIDIA: 570');
     expect(adapterName({ ...facts, vendor: '0x10de', architecture: '', device: '9093' })).toMatch(/does not name itself/);
   });
 
