@@ -1,0 +1,36 @@
+/** Enough of a device for what only counts: buffers have a size and no memory, and writes are recorded. */
+import { vi } from 'vitest';
+import type { Gpu } from '../../src/gpu.ts';
+
+export interface FakeGpu {
+  readonly gpu: Gpu;
+  /** Bytes of each buffer made, by label. */
+  readonly sizes: Map<string, number>;
+  /** Words of each `queue.writeBuffer`, in order. */
+  readonly writes: Uint32Array[];
+}
+
+/** A device with WebGPU's default limits. Also gives the test the global `GPUBufferUsage`; undo it with `vi.unstubAllGlobals()`. */
+export function fakeGpu(): FakeGpu {
+  vi.stubGlobal('GPUBufferUsage', { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, UNIFORM: 64, STORAGE: 128 });
+  const sizes = new Map<string, number>();
+  const writes: Uint32Array[] = [];
+  const device = {
+    createBuffer({ label, size }: GPUBufferDescriptor) {
+      sizes.set(label ?? '', size);
+      return { size, destroy() {} };
+    },
+    queue: {
+      writeBuffer(_buffer: unknown, _offset: number, words: Uint32Array, begin: number, length: number) {
+        writes.push(words.slice(begin, begin + length));
+      },
+    },
+  };
+  const limits = {
+    maxBufferSize: 256 << 20,
+    maxStorageBufferBindingSize: 128 << 20,
+    maxComputeWorkgroupStorageSize: 16384,
+    maxStorageBuffersPerShaderStage: 8,
+  };
+  return { gpu: { device, limits, loss: undefined } as unknown as Gpu, sizes, writes };
+}
