@@ -1,10 +1,11 @@
+import type { EngineOptions } from '../../src/engine/index.ts';
 import type { KvDtype } from '../../src/index.ts';
 import { expect, expectClose, expectEqual, type SpecContext, spec } from '../harness/harness.ts';
 import { evalPassages, goldenPrompts, loadEngine, readJson } from './shipped.ts';
 
 /** Greedy text of the golden prompts. f16 KV may go another way once the first margin is below 0.02. */
-async function greedyParity(t: SpecContext, kvDtype: KvDtype): Promise<void> {
-  const engine = await loadEngine(t, { kvDtype });
+async function greedyParity(t: SpecContext, kvDtype: KvDtype, options: EngineOptions = {}): Promise<void> {
+  const engine = await loadEngine(t, { kvDtype, ...options });
   for (const { text, ids, greedy_ids, greedy_text, greedy_margins } of await goldenPrompts(t)) {
     const generation = engine.generate(text, { temperature: 0, maxTokens: greedy_ids.length });
     const result = await generation.result;
@@ -18,6 +19,15 @@ async function greedyParity(t: SpecContext, kvDtype: KvDtype): Promise<void> {
 
 spec('greedy tokens, f32', (t) => greedyParity(t, 'f32'), { devices: 'granted' });
 spec('greedy tokens, f16', (t) => greedyParity(t, 'f16'), { devices: 'default' });
+
+for (const kvDtype of ['f32', 'f16'] as const) {
+  for (const launchCache of ['on', 'off'] as const) {
+    for (const runAhead of [1, 8]) {
+      const run = (t: SpecContext) => greedyParity(t, kvDtype, { launchCache, runAhead });
+      spec(`greedy tokens, ${kvDtype}, launch cache ${launchCache}, run-ahead ${runAhead}`, run, { full: true, timeout: 600_000 });
+    }
+  }
+}
 
 spec(
   'top-5 logits after each prompt',
@@ -55,11 +65,11 @@ async function likelihoodParity(t: SpecContext, kvDtype: KvDtype, inChromium: nu
 
 spec('likelihood of held-out text, f32', (t) => likelihoodParity(t, 'f32', 4, { mean: 5e-5, passage: 2e-4 }), {
   devices: 'granted',
-  timeout: 600_000,
+  timeout: 1_800_000,
 });
 spec('likelihood of held-out text, f16', (t) => likelihoodParity(t, 'f16', 2, { mean: 1e-4, passage: 1e-3 }), {
   devices: 'granted',
-  timeout: 600_000,
+  timeout: 1_800_000,
 });
 
 interface Fixture {
