@@ -90,7 +90,8 @@ describe('sequences', () => {
     kv.extend(sequence, 0);
     kv.truncate(sequence, 8);
     expect([sequence.blocks, sequence.length, kv.blocks.free]).toEqual([[1], 8, 7]);
-    kv.truncate(sequence, 8);
+    kv.truncate(sequence, 3);
+    expect(sequence.blocks).toEqual([1]);
     kv.close(sequence);
     expect(kv.blocks.free).toBe(8);
   });
@@ -188,7 +189,8 @@ describe('table updates', () => {
       const updates = kv.takeTableUpdates();
       expect(pairs(updates).size).toBe(updates.length / 2);
       for (const [index, block] of pairs(updates)) copy.set(index, block);
-      for (const { tableRow, blocks } of kv.sequences) {
+      for (const { tableRow, blocks, length } of kv.sequences) {
+        expect(blocks.length).toBe(Math.ceil(length / base.blockSize));
         expect(blocks.map((_, i) => copy.get(tableRow * 5 + i))).toEqual([...blocks]);
       }
       const held = [...kv.sequences].flatMap(({ blocks }) => blocks);
