@@ -9,8 +9,8 @@ import { root } from './hosts/folders.mjs';
 const help = `Usage: npm run screenshot -- [options]
 
   --output FILE           default docs/page.png
-  --width N, --height N   of the window; default 1280 by 860
-  --scale N               device pixels per CSS pixel; default 1.5
+  --width N, --height N   of the window; default 1280 by 960
+  --scale N               device pixels per CSS pixel; default 1
   --dark                  in the dark colours
   --prompt TEXT, --seed N, --tokens N`;
 
@@ -18,12 +18,12 @@ const { values } = parseArgs({
   options: {
     output: { type: 'string', default: 'docs/page.png' },
     width: { type: 'string', default: '1280' },
-    height: { type: 'string', default: '860' },
-    scale: { type: 'string', default: '1.5' },
+    height: { type: 'string', default: '960' },
+    scale: { type: 'string', default: '1' },
     dark: { type: 'boolean', default: false },
     prompt: { type: 'string', default: 'Once upon a time' },
     seed: { type: 'string', default: '1' },
-    tokens: { type: 'string', default: '150' },
+    tokens: { type: 'string', default: '134' },
     help: { type: 'boolean', short: 'h' },
   },
 });
@@ -55,7 +55,7 @@ async function takePicture() {
     await page.evaluate(() => scrollTo(0, 0));
     const path = resolve(root, values.output);
     await mkdir(dirname(path), { recursive: true });
-    await page.screenshot({ path, fullPage: true });
+    await page.screenshot({ path });
     console.log(`${browser.description}: ${path}`);
   } finally {
     await browser.close();

@@ -60,7 +60,7 @@ export interface GridLayout {
   readonly height: number;
 }
 
-const largestPitch = 30;
+const largestPitch = 26;
 const smallestPitch = 4;
 
 /** Fits `count` square cells into `width`, as large as possible while the grid stays about `wantedHeight` high. */
@@ -68,9 +68,9 @@ export function layOutGrid(count: number, width: number, wantedHeight: number): 
   const fitting = Math.sqrt((width * wantedHeight) / Math.max(1, count));
   const roughPitch = Math.min(largestPitch, Math.max(smallestPitch, fitting));
   const columns = evenColumns(count, Math.max(1, Math.min(count, Math.floor(width / roughPitch))));
+  const gap = roughPitch >= 12 ? 4 : roughPitch >= 7 ? 2 : 1;
   // Stretched, so that full rows reach both edges.
-  const pitch = Math.min(width / columns, largestPitch * 1.4);
-  const gap = pitch >= 12 ? 4 : pitch >= 7 ? 2 : 1;
+  const pitch = Math.min((width + gap) / columns, largestPitch * 1.4);
   return { columns, pitch, cell: pitch - gap, height: Math.ceil(count / columns) * pitch - gap };
 }
 
