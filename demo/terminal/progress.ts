@@ -30,7 +30,7 @@ export function createProgressBar(): ProgressBar {
   return {
     update(progress) {
       const text = loadingText(progress);
-      if (!started) bar.start(1, 0, text);
+      if (!started) bar.start(1, text.fraction, text);
       started = true;
       bar.update(text.fraction, text);
     },
