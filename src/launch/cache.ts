@@ -1,17 +1,11 @@
-import { LaunchArgumentError } from '../errors.ts';
+import { InvalidArgumentError, LaunchArgumentError } from '../errors.ts';
 import type { Gpu } from '../gpu.ts';
 import { ArgumentArena, type ArgumentSlot } from './arguments.ts';
-import {
-  type ArgumentDeclaration,
-  type ArgumentDeclarations,
-  type ArgumentsOf,
-  type BufferArgument,
-  type Kernel,
-  type KernelShape,
-  type SelectorValue,
-  shapeOf,
-} from './kernel.ts';
-import { argumentBytes, compilePipeline, compilePipelineSync, createLayout, type KernelLayout, type Selectors } from './pipelines.ts';
+import { checkArguments } from './checks.ts';
+import { type KernelEntry, keysOf, sameKeys, selectorsOf, type Values, type Variant } from './entry.ts';
+import { type ArgumentDeclarations, type ArgumentsOf, type Kernel, type KernelShape, type SelectorValue, shapeOf } from './kernel.ts';
+import { argumentBytes, compilePipeline, compilePipelineSync, createBindGroup, createLayout } from './pipelines.ts';
+import { UncachedLaunches } from './uncached.ts';
 
 /**
  * `on`: launches go through prepared sites. `off`: what a careful program does without a launch cache: the full key is built from all
@@ -38,24 +32,6 @@ export interface LaunchStats {
   readonly bindGroups: number;
 }
 
-type Values = Readonly<Record<string, number | boolean | string | BufferArgument>>;
-
-/** A compiled variant of a kernel. `keys` holds the values it was chosen by, in the order of the kernel's shape. */
-interface Variant {
-  readonly keys: readonly SelectorValue[];
-  readonly pipeline: GPUComputePipeline;
-}
-
-/** What the cache knows of one kernel: layouts, frozen values, finished variants and those in flight. */
-interface KernelEntry {
-  readonly kernel: Kernel;
-  readonly shape: KernelShape;
-  readonly layout: KernelLayout;
-  readonly frozen: ReadonlyMap<string, SelectorValue>;
-  readonly variants: Variant[];
-  readonly compiling: { readonly keys: readonly SelectorValue[]; readonly done: Promise<Variant> }[];
-}
-
 /**
  * Pipelines, bind groups and argument slots of one model session on one device.
  *
@@ -78,6 +54,8 @@ export class LaunchCache {
     this.gpu = gpu;
     this.mode = options.mode ?? 'on';
     this.#argumentSlots = options.argumentSlots ?? 512;
+    if (!Number.isInteger(this.#argumentSlots) || this.#argumentSlots < 1)
+      throw new InvalidArgumentError('argumentSlots', this.#argumentSlots, 'a positive integer');
     this.#uncached = new UncachedLaunches(gpu.device);
   }
 
@@ -100,7 +78,11 @@ export class LaunchCache {
       const problem = `is frozen at ${String(value)} in this cache, but ${String(values[name])} was passed. Use another cache for another model.`;
       throw new LaunchArgumentError(kernel.name, name, problem);
     }
-    const variant = await this.#compile(entry, keysOf(entry.shape, values));
+    const variant = await this.#compile(entry, keysOf(entry.shape, values)).catch((error) => {
+      this.#forgetEmpty(entry);
+      throw error;
+    });
+    if (this.gpu.loss) throw this.gpu.loss;
     this.counts.sites++;
     return new LaunchSite<A>(this, entry, variant, values);
   }
@@ -153,7 +135,9 @@ export class LaunchCache {
 
   /** For sites in mode `off`. */
   recordUncached(pass: GPUComputePassEncoder, entry: KernelEntry, values: Values, x: number, y: number, z: number): void {
-    const pipeline = this.#uncached.pipeline(entry, values, () => this.findVariant(entry, values).pipeline);
+    let pipeline = this.#uncached.findPipeline(entry, values);
+    if (pipeline) this.counts.hits++;
+    else pipeline = this.#uncached.keepPipeline(entry, values, this.findVariant(entry, values).pipeline);
     this.#uncached.record(pass, pipeline, entry, values, x, y, z);
     this.counts.bindGroups++;
   }
@@ -167,6 +151,12 @@ export class LaunchCache {
       this.#entries.set(kernel, entry);
     }
     return entry;
+  }
+
+  /** A kernel of which nothing was ever compiled freezes no value. */
+  #forgetEmpty(entry: KernelEntry): void {
+    const empty = entry.variants.length === 0 && entry.compiling.length === 0;
+    if (empty && this.#entries.get(entry.kernel) === entry) this.#entries.delete(entry.kernel);
   }
 
   async #compile(entry: KernelEntry, keys: readonly SelectorValue[]): Promise<Variant> {
@@ -274,130 +264,16 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
   }
 }
 
-/** Mode `off`: see `LaunchCacheMode`. */
-class UncachedLaunches {
-  readonly #device: GPUDevice;
-  readonly #pipelines = new Map<string, GPUComputePipeline>();
-  readonly #uniforms: GPUBuffer[] = [];
-  readonly #mirror = new ArrayBuffer(256);
-  readonly #views = { f32: new Float32Array(this.#mirror), u32: new Uint32Array(this.#mirror), i32: new Int32Array(this.#mirror) };
-  #used = 0;
-
-  constructor(device: GPUDevice) {
-    this.#device = device;
-  }
-
-  pipeline(entry: KernelEntry, values: Values, make: () => GPUComputePipeline): GPUComputePipeline {
-    const { keys, frozen } = entry.shape;
-    const fullKey = JSON.stringify([
-      entry.kernel.name,
-      ...keys.map(({ name, of }) => [name, of ? of(values[name] as number) : values[name]]),
-      ...frozen.map((name) => [name, values[name]]),
-    ]);
-    let pipeline = this.#pipelines.get(fullKey);
-    if (!pipeline) {
-      pipeline = make();
-      this.#pipelines.set(fullKey, pipeline);
-    }
-    return pipeline;
-  }
-
-  record(
-    pass: GPUComputePassEncoder,
-    pipeline: GPUComputePipeline,
-    entry: KernelEntry,
-    values: Values,
-    x: number,
-    y: number,
-    z: number,
-  ): void {
-    const { shape, kernel, layout } = entry;
-    let argumentBuffer: BufferArgument | undefined;
-    if (shape.perCall.length > 0) {
-      const buffer = this.#uniform();
-      for (let i = 0; i < shape.perCall.length; i++) this.#views[shape.perCall[i].type][i] = values[shape.perCall[i].name] as number;
-      argumentBuffer = { buffer, offset: 0, size: argumentBytes(shape) };
-      this.#device.queue.writeBuffer(buffer, 0, this.#mirror, 0, argumentBuffer.size);
-    }
-    pass.setPipeline(pipeline);
-    pass.setBindGroup(0, createBindGroup(this.#device, kernel, shape, layout, values, argumentBuffer));
-    pass.dispatchWorkgroups(x, y, z);
-  }
-
-  /** Uniforms in use go back to the pool once their submit is on the queue. */
-  next(): void {
-    this.#used = 0;
-  }
-
-  destroy(): void {
-    for (const buffer of this.#uniforms) buffer.destroy();
-  }
-
-  #uniform(): GPUBuffer {
-    const usage = GPUBufferUsage.UNIFORM | GPUBufferUsage.COPY_DST;
-    if (this.#used === this.#uniforms.length)
-      this.#uniforms.push(this.#device.createBuffer({ label: 'pagewise uniform', size: 256, usage }));
-    return this.#uniforms[this.#used++];
-  }
-}
-
 function writeArguments(slot: ArgumentSlot, shape: KernelShape, values: Values): void {
   const { perCall } = shape;
   const { arena } = slot;
   let changed = false;
   for (let i = 0; i < perCall.length; i++) {
     const { name, type } = perCall[i];
-    const view = arena[type];
-    const before = view[slot.word + i];
-    view[slot.word + i] = values[name] as number;
-    if (view[slot.word + i] !== before) changed = true;
+    const at = slot.word + i;
+    const before = arena.u32[at]; // bits, so that NaN equals itself and -0 is not 0
+    arena[type][at] = values[name] as number;
+    if (arena.u32[at] !== before) changed = true;
   }
   if (changed) arena.touch(slot.word, slot.word + perCall.length);
-}
-
-function createBindGroup(
-  device: GPUDevice,
-  kernel: Kernel,
-  shape: KernelShape,
-  layout: KernelLayout,
-  values: Values,
-  argumentBuffer: BufferArgument | undefined,
-): GPUBindGroup {
-  const buffers = shape.buffers.map(({ name }) => values[name] as BufferArgument);
-  if (argumentBuffer) buffers.push(argumentBuffer);
-  const entries = buffers.map((value, binding) => ({ binding, resource: 'buffer' in value ? value : { buffer: value } }));
-  return device.createBindGroup({ label: kernel.name, layout: layout.bindGroupLayout, entries });
-}
-
-function keysOf(shape: KernelShape, values: Values): SelectorValue[] {
-  return shape.keys.map(({ name, of }) => (of ? of(values[name] as number) : (values[name] as SelectorValue)));
-}
-
-/** Typed, position by position: (1, 16) and (11, 6) differ, and so do 1 and '1'. */
-function sameKeys(a: readonly SelectorValue[], b: readonly SelectorValue[]): boolean {
-  return a.every((value, i) => value === b[i]);
-}
-
-function selectorsOf(entry: KernelEntry, keys: readonly SelectorValue[]): Selectors {
-  const selectors: Record<string, SelectorValue> = Object.fromEntries(entry.frozen);
-  for (let i = 0; i < keys.length; i++) selectors[entry.shape.keys[i].name] = keys[i];
-  return selectors;
-}
-
-function checkArguments(kernel: Kernel, values: Values): void {
-  for (const name of Object.keys(values)) {
-    if (!(name in kernel.arguments)) throw new LaunchArgumentError(kernel.name, name, 'is not declared by the kernel.');
-  }
-  for (const [name, declaration] of Object.entries(kernel.arguments)) {
-    const value = values[name];
-    const expected = expectedType(declaration);
-    if (value === undefined) throw new LaunchArgumentError(kernel.name, name, 'is missing.');
-    if (!expected.includes(typeof value)) throw new LaunchArgumentError(kernel.name, name, `must be a ${expected}, not ${typeof value}.`);
-  }
-}
-
-function expectedType(declaration: ArgumentDeclaration): string {
-  if (declaration.class === 'buffer') return 'object';
-  if (declaration.class !== 'key' && declaration.class !== 'frozen') return 'number';
-  return declaration.type === 'bool' ? 'boolean' : declaration.type === 'text' ? 'string or number' : 'number';
 }

@@ -3,6 +3,7 @@
  *
  * Every argument belongs to exactly one class (see `ArgumentDeclaration`), and the class says when it is looked at.
  */
+import { LaunchArgumentError } from '../errors.ts';
 
 /** A buffer, or a range of one (bytes), to bind. */
 export type BufferArgument = GPUBuffer | { readonly buffer: GPUBuffer; readonly offset: number; readonly size: number };
@@ -77,8 +78,17 @@ export interface Kernel<A extends ArgumentDeclarations = ArgumentDeclarations> {
   };
 }
 
-/** Declares a kernel. The declaration is checked here, once; the result is a plain frozen record. */
+/** Most fields of a WGSL struct `Arguments`: a launch's values fill one slot of 256 bytes. */
+const maxPerCall = 64;
+
+/**
+ * Declares a kernel. The declaration is checked here, once; the result is a plain frozen record.
+ * @throws {LaunchArgumentError} for more per-call values than a slot holds.
+ */
 export function defineKernel<const A extends ArgumentDeclarations>(kernel: Kernel<A>): Kernel<A> {
+  const perCall = Object.keys(kernel.arguments).filter((name) => kernel.arguments[name].class === 'perCall');
+  if (perCall.length > maxPerCall)
+    throw new LaunchArgumentError(kernel.name, perCall[maxPerCall], `is one more than the ${maxPerCall} per-call values of a launch.`);
   return Object.freeze(kernel);
 }
 

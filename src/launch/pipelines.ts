@@ -1,6 +1,6 @@
-import { KernelCompileError, LimitExceededError } from '../errors.ts';
-import type { Gpu } from '../gpu.ts';
-import { joinSource, type Kernel, type KernelShape, type SelectorValue } from './kernel.ts';
+import { DeviceLostError, KernelCompileError, LimitExceededError } from '../errors.ts';
+import { causeOf, type Gpu } from '../gpu.ts';
+import { type BufferArgument, joinSource, type Kernel, type KernelShape, type SelectorValue } from './kernel.ts';
 
 /** What all variants of a kernel share: explicit layouts, so that one bind group serves every variant. */
 export interface KernelLayout {
@@ -29,6 +29,21 @@ export function createLayout(gpu: Gpu, kernel: Kernel, shape: KernelShape): Kern
   const bindGroupLayout = gpu.device.createBindGroupLayout({ label: kernel.name, entries });
   const pipelineLayout = gpu.device.createPipelineLayout({ label: kernel.name, bindGroupLayouts: [bindGroupLayout] });
   return { bindGroupLayout, pipelineLayout };
+}
+
+/** The kernel's buffers by name from `values`, and the buffer of its per-call values, where it has such. */
+export function createBindGroup(
+  device: GPUDevice,
+  kernel: Kernel,
+  shape: KernelShape,
+  layout: KernelLayout,
+  values: Readonly<Record<string, unknown>>,
+  argumentBuffer: BufferArgument | undefined,
+): GPUBindGroup {
+  const buffers = shape.buffers.map(({ name }) => values[name] as BufferArgument);
+  if (argumentBuffer) buffers.push(argumentBuffer);
+  const entries = buffers.map((value, binding) => ({ binding, resource: 'buffer' in value ? value : { buffer: value } }));
+  return device.createBindGroup({ label: kernel.name, layout: layout.bindGroupLayout, entries });
 }
 
 /** Bytes of the WGSL struct `Arguments`: 4 per field, rounded up to 16. */
@@ -68,6 +83,8 @@ export async function compilePipeline(
     if (gpu.loss) throw gpu.loss;
     const info = await module.getCompilationInfo().catch(() => undefined);
     const messages = info?.messages.filter((m) => m.type === 'error').map((m) => `line ${m.lineNum}: ${m.message}`) ?? [];
+    const reason = messages.length > 0 ? cause : await causeOf(gpu, cause);
+    if (reason instanceof DeviceLostError) throw reason;
     const scopeError = await scope.catch(() => null);
     const message = messages.join('\n') || scopeError?.message || (cause instanceof Error ? cause.message : String(cause));
     throw new KernelCompileError(kernel.name, message, numberLines(code));

@@ -1,0 +1,43 @@
+/** What the cache knows of a kernel, and how its variants are told apart. */
+import type { BufferArgument, Kernel, KernelShape, SelectorValue } from './kernel.ts';
+import type { KernelLayout, Selectors } from './pipelines.ts';
+
+/** Arguments by name, as they come at a launch. */
+export type Values = Readonly<Record<string, number | boolean | string | BufferArgument>>;
+
+/** A compiled variant of a kernel. `keys` holds the values it was chosen by, in the order of the kernel's shape. */
+export interface Variant {
+  readonly keys: readonly SelectorValue[];
+  readonly pipeline: GPUComputePipeline;
+}
+
+/** What the cache knows of one kernel: layouts, frozen values, finished variants and those in flight. */
+export interface KernelEntry {
+  readonly kernel: Kernel;
+  readonly shape: KernelShape;
+  readonly layout: KernelLayout;
+  readonly frozen: ReadonlyMap<string, SelectorValue>;
+  readonly variants: Variant[];
+  readonly compiling: { readonly keys: readonly SelectorValue[]; readonly done: Promise<Variant> }[];
+}
+
+export function keysOf(shape: KernelShape, values: Values): SelectorValue[] {
+  return shape.keys.map(({ name, of }) => (of ? of(values[name] as number) : (values[name] as SelectorValue)));
+}
+
+/** For a Map: as typed as `sameKeys`, with the frozen values too. */
+export function fullKey(shape: KernelShape, values: Values): string {
+  const known = [...keysOf(shape, values), ...shape.frozen.map((name) => values[name] as SelectorValue)];
+  return JSON.stringify(known.map((value) => [typeof value, String(value)]));
+}
+
+/** Typed, position by position: (1, 16) and (11, 6) differ, and so do 1 and '1'. */
+export function sameKeys(a: readonly SelectorValue[], b: readonly SelectorValue[]): boolean {
+  return a.every((value, i) => value === b[i]);
+}
+
+export function selectorsOf(entry: KernelEntry, keys: readonly SelectorValue[]): Selectors {
+  const selectors: Record<string, SelectorValue> = Object.fromEntries(entry.frozen);
+  for (let i = 0; i < keys.length; i++) selectors[entry.shape.keys[i].name] = keys[i];
+  return selectors;
+}
