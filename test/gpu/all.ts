@@ -4,6 +4,7 @@ import type { SpecFiles } from '../harness/spec.ts';
 export const specFiles: SpecFiles = {
   harness: () => import('./harness.spec.ts'),
   gpu: () => import('./gpu.spec.ts'),
+  launch: () => import('./launch.spec.ts'),
   attention: () => import('./attention.spec.ts'),
   engine: () => import('./engine.spec.ts'),
   parity: () => import('./parity.spec.ts'),
