@@ -5,6 +5,7 @@ export const specFiles: SpecFiles = {
   harness: () => import('./harness.spec.ts'),
   gpu: () => import('./gpu.spec.ts'),
   launch: () => import('./launch.spec.ts'),
+  'launch-variants': () => import('./launch-variants.spec.ts'),
   attention: () => import('./attention.spec.ts'),
   engine: () => import('./engine.spec.ts'),
   parity: () => import('./parity.spec.ts'),
