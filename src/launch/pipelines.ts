@@ -80,11 +80,10 @@ export async function compilePipeline(
     if (error) throw error;
     return pipeline;
   } catch (cause) {
-    if (gpu.loss) throw gpu.loss;
+    const reason = await causeOf(gpu, cause);
+    if (reason instanceof DeviceLostError) throw reason;
     const info = await module.getCompilationInfo().catch(() => undefined);
     const messages = info?.messages.filter((m) => m.type === 'error').map((m) => `line ${m.lineNum}: ${m.message}`) ?? [];
-    const reason = messages.length > 0 ? cause : await causeOf(gpu, cause);
-    if (reason instanceof DeviceLostError) throw reason;
     const scopeError = await scope.catch(() => null);
     const message = messages.join('\n') || scopeError?.message || (cause instanceof Error ? cause.message : String(cause));
     throw new KernelCompileError(kernel.name, message, numberLines(code));

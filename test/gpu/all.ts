@@ -6,6 +6,7 @@ export const specFiles: SpecFiles = {
   gpu: () => import('./gpu.spec.ts'),
   launch: () => import('./launch.spec.ts'),
   'launch-variants': () => import('./launch-variants.spec.ts'),
+  'launch-errors': () => import('./launch-errors.spec.ts'),
   attention: () => import('./attention.spec.ts'),
   engine: () => import('./engine.spec.ts'),
   parity: () => import('./parity.spec.ts'),
