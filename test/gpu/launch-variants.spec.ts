@@ -1,5 +1,5 @@
 /** Keys, buckets and frozen values: which pipeline a launch gets, and when one is compiled. */
-import { defineKernel, type Gpu, key, LaunchCache, type LaunchCacheMode, writeBuffer } from '../../src/index.ts';
+import { defineKernel, type Gpu, key, LaunchCache, type LaunchCacheMode, perCall, writeBuffer } from '../../src/index.ts';
 import { expectEqual, readFloats, type SpecContext, spec, uploadBuffer } from '../harness/harness.ts';
 import { countObjects, type ObjectCounts } from './observe.ts';
 import { bucketKernel, frozenKernel, keyedKernel, setKernel, submit } from './tiny.ts';
@@ -57,11 +57,12 @@ for (const mode of ['on', 'off'] as const) {
       const typed = defineKernel({
         name: 'typed key',
         source: [
-          `@group(0) @binding(0) var<storage, read_write> output: array<f32>;
-          @compute @workgroup_size(1) fn main() { output[place] = kind; }`,
+          `struct Arguments { place: u32 }
+          @group(0) @binding(0) var<storage, read_write> output: array<f32>;
+          @compute @workgroup_size(1) fn main() { output[args.place] = kind; }`,
         ],
-        prelude: ({ label, place }) => `const place = ${place}u; const kind = ${typeof label === 'string' ? 1 : 2}.0;`,
-        arguments: { output: writeBuffer, label: key('text'), place: key('text') },
+        prelude: ({ label }) => `const kind = ${typeof label === 'string' ? 1 : 2}.0;`,
+        arguments: { output: writeBuffer, label: key('text'), place: perCall('u32') },
         workgroups: { x: () => 1 },
       });
       const keyed = await cache.prepare(keyedKernel, { output, a: 1, b: 16, place: 0 });
