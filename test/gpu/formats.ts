@@ -1,0 +1,48 @@
+/** 16-bit floats on the host, for the specs. They share no code with `src`. */
+import { roundToHalf } from './reference.ts';
+
+export type Format = 'f32' | 'f16' | 'bf16';
+
+/** The code of the nearest 16-bit float (ties to even). */
+export function encodeHalf(value: number): number {
+  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
+  const size = Math.abs(roundToHalf(value));
+  if (size >= 65520) return sign | 0x7c00;
+  if (size < 2 ** -14) return sign | (size * 2 ** 24);
+  const exponent = Math.floor(Math.log2(size));
+  return sign | (((exponent + 14) << 10) + (size / 2 ** exponent) * 1024);
+}
+
+export function decodeHalf(code: number): number {
+  const exponent = (code >> 10) & 31;
+  const size = exponent === 0 ? (code & 1023) * 2 ** -24 : (1024 + (code & 1023)) * 2 ** (exponent - 25);
+  return code & 0x8000 ? -size : size;
+}
+
+/** The code of the nearest bfloat16 (ties to even). */
+export function encodeBrain(value: number): number {
+  const bits = new Uint32Array(Float32Array.of(value).buffer)[0];
+  return (bits + 0x7fff + ((bits >> 16) & 1)) >>> 16;
+}
+
+export function decodeBrain(code: number): number {
+  return new Float32Array(Uint32Array.of(code << 16).buffer)[0];
+}
+
+export interface Stored {
+  /** As it goes to the GPU. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** What these bytes mean. */
+  readonly values: Float64Array;
+}
+
+/** Values in a storage format: what is stored, and what was lost by rounding known exactly. */
+export function store(values: ArrayLike<number>, format: Format): Stored {
+  if (format === 'f32') {
+    const floats = Float32Array.from(values);
+    return { bytes: new Uint8Array(floats.buffer), values: Float64Array.from(floats) };
+  }
+  const [encode, decode] = format === 'f16' ? [encodeHalf, decodeHalf] : [encodeBrain, decodeBrain];
+  const codes = Uint16Array.from(values, encode);
+  return { bytes: new Uint8Array(codes.buffer), values: Float64Array.from(codes, decode) };
+}

@@ -1,0 +1,124 @@
+/** Runs a matrix product among poison and garbage, and computes the same in float64. */
+import { PlanWriter } from '../../src/attention/plan.ts';
+import { type directKernel, weightDtypeCodes } from '../../src/engine/kernels.ts';
+import type { LaunchCache } from '../../src/index.ts';
+import { type Random, readFloats, type SpecContext, uploadBuffer } from '../harness/harness.ts';
+import { type Format, store } from './formats.ts';
+import { submit } from './tiny.ts';
+
+export type LinearKernel = typeof directKernel;
+
+export interface LinearOptions {
+  readonly dtype: Format;
+  readonly normalized?: boolean;
+  readonly swiglu?: boolean;
+  readonly accumulate?: boolean;
+  readonly gathered?: boolean;
+  readonly biased?: boolean;
+}
+
+export interface LinearSize {
+  /** Columns of the weights. */
+  readonly inputs: number;
+  /** Rows of the weights. */
+  readonly outputs: number;
+  readonly rows: number;
+}
+
+export interface LinearRun {
+  /** The whole output buffer, gaps and rows beyond the last included. */
+  readonly actual: Float32Array;
+  readonly expected: Float64Array;
+}
+
+/** What unwritten outputs hold. */
+const poison = -54321;
+const epsilon = 0.25;
+const garbage = (length: number) => new Float32Array(length).fill(Number.NaN);
+const silu = (x: number) => x / (1 + Math.exp(-x));
+
+/** Rows lie further apart than they are long; whatever is not of the operands is NaN. */
+export async function runLinear(
+  t: SpecContext,
+  cache: LaunchCache,
+  kernel: LinearKernel,
+  options: LinearOptions,
+  size: LinearSize,
+  random: Random,
+): Promise<LinearRun> {
+  const { dtype, normalized = false, swiglu = false, accumulate = false, gathered = false, biased = false } = options;
+  const { inputs, outputs, rows } = size;
+  const inputStride = inputs + 4;
+  const gainOffset = 8;
+  const biasOffset = 3;
+  const columns = swiglu ? outputs / 2 : outputs;
+  const outputStride = columns + 3;
+  const inputRows = gathered ? rows + 7 : rows;
+  const gatheredRows = random.permutation(inputRows).slice(0, rows);
+
+  const input = garbage((inputRows + 66) * inputStride);
+  for (let row = 0; row < inputRows; row++) input.set(random.normals(inputs), row * inputStride);
+  const weights = store(random.normals(outputs * inputs, inputs ** -0.5), dtype);
+  const weightBytes = new Uint8Array(weights.bytes.length + 1024).fill(0xff);
+  weightBytes.set(weights.bytes);
+  const gain = garbage(gainOffset + inputs + 8);
+  gain.set(random.normals(inputs), gainOffset);
+  const bias = garbage(biasOffset + outputs + 4);
+  bias.set(random.normals(outputs), biasOffset);
+  const before = new Float32Array((rows + 2) * outputStride).fill(poison);
+  if (accumulate) for (let row = 0; row < rows; row++) before.set(random.normals(columns), row * outputStride);
+
+  const writer = new PlanWriter(64 + rows);
+  writer.begin();
+  writer.count('NUM_TOKENS', gathered ? inputRows : rows);
+  writer.count('NUM_LOGIT_ROWS', gathered ? rows : 0);
+  writer.section('POSITIONS', 5).u32.fill(0xffffffff);
+  if (gathered) writer.section('LOGIT_ROWS', rows).u32.set(gatheredRows);
+
+  const output = uploadBuffer(t, before);
+  const args = {
+    weightDtype: weightDtypeCodes[dtype],
+    normalized,
+    swiglu,
+    accumulate,
+    gathered,
+    biased,
+    input: uploadBuffer(t, input),
+    weights: uploadBuffer(t, weightBytes),
+    gain: uploadBuffer(t, gain),
+    bias: uploadBuffer(t, bias),
+    plan: uploadBuffer(t, writer.words),
+    output,
+    inputSize: inputs,
+    outputSize: outputs,
+    inputStride,
+    outputStride,
+    gainOffset,
+    biasOffset,
+    epsilon,
+    numRows: rows,
+  };
+  const site = await cache.prepare(kernel, args);
+  submit(cache, (pass) => site.record(pass, args));
+
+  const expected = Float64Array.from(before);
+  for (let row = 0; row < rows; row++) {
+    const from = (gathered ? gatheredRows[row] : row) * inputStride;
+    const values = Float64Array.from(input.subarray(from, from + inputs));
+    if (normalized) {
+      const rms = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / inputs + epsilon);
+      for (let i = 0; i < inputs; i++) values[i] *= gain[gainOffset + i] / rms;
+    }
+    const products = Array.from({ length: outputs }, (_, j) => {
+      let sum = biased ? bias[biasOffset + j] : 0;
+      for (let i = 0; i < inputs; i++) sum += values[i] * weights.values[j * inputs + i];
+      return sum;
+    });
+    for (let j = 0; j < columns; j++) {
+      const value = swiglu ? silu(products[2 * j]) * products[2 * j + 1] : products[j];
+      const at = row * outputStride + j;
+      expected[at] = accumulate ? before[at] + value : value;
+    }
+  }
+  return { actual: await readFloats(t.gpu, output), expected };
+}
