@@ -71,13 +71,14 @@ export async function* browsers() {
   yield { source: 'npm', executablePath: join(folder, 'chromium'), env };
 }
 
-/** What every launch gets: WebGPU also on the software adapter, and no traffic of Chromium's own. */
+/** What every launch gets: WebGPU also on the software adapter, no traffic of Chromium's own, and what a person adds for a real GPU. */
 const args = [
   '--enable-unsafe-webgpu',
   '--disable-background-networking',
   '--disable-component-update',
   '--disable-sync',
   '--no-first-run',
+  ...(process.env.PAGEWISE_CHROMIUM_ARGS ?? '').split(' ').filter(Boolean),
 ];
 
 const oldestVersion = 125;

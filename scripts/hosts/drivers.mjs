@@ -17,6 +17,8 @@ import { driverExists, isLibrary, libraryFinder, systemDriverFiles } from './vul
  * @typedef {'system' | 'chromium' | 'playwright' | 'npm'} Source
  */
 
+const loaderName = 'libvulkan.so.1';
+
 /** The places to look on Linux, best first. */
 export const driverSources = /** @type {const} */ (['system', 'chromium', 'playwright', 'npm']);
 
@@ -55,42 +57,58 @@ export async function findDriver({ only = process.env.PAGEWISE_DRIVER || undefin
 const finders = {
   async system(works) {
     const findLibrary = await libraryFinder();
-    const loader = await findLibrary('libvulkan.so.1');
-    if (!loader) return 'no libvulkan.so.1';
     const named = process.env.VK_DRIVER_FILES || process.env.VK_ICD_FILENAMES;
-    const files = named ? named.split(':').filter(Boolean) : await systemDriverFiles();
     const existing = [];
-    for (const file of files) if (await driverExists(file, findLibrary)) existing.push(file);
+    for (const file of named ? named.split(':').filter(Boolean) : await systemDriverFiles()) {
+      if (await driverExists(file, findLibrary)) existing.push(file);
+    }
     if (existing.length === 0) return `no driver ${named ? `at ${named}` : 'in vulkan/icd.d'}`;
-    if (!(await works(commonEnvironment()))) return `no adapter from ${existing.join(', ')}`;
-    return { description: named ? `driver ${named}` : "the system's Vulkan", env: {} };
+    const loader = (await findLibrary(loaderName)) ? {} : await borrowLoader(existing);
+    if (!loader) return `a driver, but no ${loaderName}`;
+    if (!(await works({ ...commonEnvironment(), ...loader }))) return `no adapter from ${existing.join(', ')}`;
+    return { description: named ? `driver ${named}` : "the system's Vulkan", env: loader };
   },
-  async chromium() {
-    return (await firstSwiftShader(await systemChromiumFolders(), 'an installed Chromium')) ?? 'none installed';
-  },
+  chromium: async () => (await firstSwiftShader(await folders.chromium(), 'an installed Chromium')) ?? 'none installed',
+  playwright: async () => (await firstSwiftShader(await folders.playwright(), "Playwright's Chromium")) ?? 'none downloaded',
+  npm: async () =>
+    (await firstSwiftShader(await folders.npm(), 'npm package @sparticuz/chromium')) ?? 'no @sparticuz/chromium, or not for this machine',
+};
+
+/** Folders that hold a Chromium, and with it SwiftShader and a Vulkan loader. */
+const folders = {
+  chromium: systemChromiumFolders,
   async playwright() {
     const path = await playwrightChromium();
-    return (path && (await firstSwiftShader([dirname(path)], "Playwright's Chromium"))) || 'none downloaded';
+    return path ? [dirname(path)] : [];
   },
   async npm() {
     const source = await npmChromium();
-    if (!source) return '@sparticuz/chromium is not installed, or not for this machine';
-    return (await firstSwiftShader([await unpackSwiftShader(source)], 'npm package @sparticuz/chromium')) ?? 'the package is damaged';
+    return source ? [await unpackSwiftShader(source)] : [];
   },
 };
 
-/** SwiftShader and a Vulkan loader in one of the folders. @param {readonly string[]} folders @param {string} origin */
-async function firstSwiftShader(folders, origin) {
-  for (const folder of folders) {
+/** @param {readonly string[]} places @param {string} origin */
+async function firstSwiftShader(places, origin) {
+  for (const folder of places) {
     const file = join(folder, 'vk_swiftshader_icd.json');
-    if (!(await isLibrary(join(folder, 'libvulkan.so.1'))) || !(await driverExists(file, async () => undefined))) continue;
-    const LD_LIBRARY_PATH = [folder, process.env.LD_LIBRARY_PATH].filter(Boolean).join(':');
-    return {
-      description: `SwiftShader of ${origin} (${folder})`,
-      env: { LD_LIBRARY_PATH, VK_ICD_FILENAMES: file, VK_DRIVER_FILES: file },
-    };
+    if (!(await isLibrary(join(folder, loaderName))) || !(await driverExists(file, async () => undefined))) continue;
+    return { description: `SwiftShader of ${origin} (${folder})`, env: loaderEnvironment(folder, [file]) };
   }
   return undefined;
+}
+
+/** Chromium's Vulkan loader for the system's drivers, where they came without one, as into many containers. @param {readonly string[]} files */
+async function borrowLoader(files) {
+  for (const list of Object.values(folders)) {
+    for (const folder of await list()) if (await isLibrary(join(folder, loaderName))) return loaderEnvironment(folder, files);
+  }
+  return undefined;
+}
+
+/** @param {string} folder of the loader @param {readonly string[]} files the drivers to load @returns {Record<string, string>} */
+function loaderEnvironment(folder, files) {
+  const LD_LIBRARY_PATH = [folder, process.env.LD_LIBRARY_PATH].filter(Boolean).join(':');
+  return { LD_LIBRARY_PATH, VK_ICD_FILENAMES: files.join(':'), VK_DRIVER_FILES: files.join(':') };
 }
 
 /** Without DENO_WEBGPU_BACKEND, Deno may quietly take OpenGL; without XDG_RUNTIME_DIR it complains on standard error. */
