@@ -8,6 +8,7 @@ export const specFiles: SpecFiles = {
   'launch-variants': () => import('./launch-variants.spec.ts'),
   'launch-errors': () => import('./launch-errors.spec.ts'),
   linear: () => import('./linear.spec.ts'),
+  embed: () => import('./embed.spec.ts'),
   attention: () => import('./attention.spec.ts'),
   engine: () => import('./engine.spec.ts'),
   parity: () => import('./parity.spec.ts'),
