@@ -90,6 +90,32 @@ export class LaunchArgumentError extends PagewiseError {
   }
 }
 
+/** A frozen launch cache was asked for a variant that nobody prepared, and its policy is to throw. */
+export class LaunchMissError extends PagewiseError {
+  override readonly name = 'LaunchMissError';
+  constructor(
+    readonly kernel: string,
+    readonly keys: Readonly<Record<string, unknown>>,
+  ) {
+    super(
+      `Kernel "${kernel}" has no prepared variant for ${JSON.stringify(keys)}, and the launch cache is frozen. Prepare it before freeze(), or freeze with the policy "uncached" or "compile".`,
+    );
+  }
+}
+
+/** A launch would read or write a buffer that was destroyed. Nothing was recorded. */
+export class BufferDestroyedError extends PagewiseError {
+  override readonly name = 'BufferDestroyedError';
+  constructor(
+    readonly kernel: string,
+    readonly argument: string,
+  ) {
+    super(
+      `Kernel "${kernel}", argument "${argument}": the buffer was destroyed. Prepare the launch again with the buffer that took its place.`,
+    );
+  }
+}
+
 /** The KV cache has no free block for the tokens asked for. Nothing was reserved. */
 export class BlocksExhaustedError extends PagewiseError {
   override readonly name = 'BlocksExhaustedError';

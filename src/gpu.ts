@@ -32,6 +32,8 @@ export interface Gpu {
     readonly subgroups: boolean;
     readonly timestampQuery: boolean;
   };
+  /** What the host's WGSL offers beyond the core. */
+  readonly wgslLanguageFeatures: ReadonlySet<string>;
   /** Resolves (never rejects) when the device is lost, also after `destroy()`. */
   readonly lost: Promise<DeviceLostError>;
   /** Undefined while the device lives; the error to throw afterwards. */
@@ -47,6 +49,7 @@ const usefulLimits = [
   'maxComputeWorkgroupStorageSize',
   'maxComputeInvocationsPerWorkgroup',
   'maxComputeWorkgroupSizeX',
+  'maxImmediateSize',
 ] as const;
 
 const usefulFeatures = ['shader-f16', 'subgroups', 'timestamp-query'] as const;
@@ -64,7 +67,8 @@ export async function openGpu(options: OpenGpuOptions = {}): Promise<Gpu> {
   if (!adapter) throw new WebGpuUnavailableError('no-adapter');
 
   const requiredLimits: Record<string, number> = {};
-  if (options.limits !== 'default') for (const name of usefulLimits) requiredLimits[name] = adapter.limits[name];
+  if (options.limits !== 'default')
+    for (const name of usefulLimits) if (adapter.limits[name] !== undefined) requiredLimits[name] = adapter.limits[name];
   const requiredFeatures = usefulFeatures.filter((name) => adapter.features.has(name));
   let device: GPUDevice;
   try {
@@ -72,15 +76,16 @@ export async function openGpu(options: OpenGpuOptions = {}): Promise<Gpu> {
   } catch (error) {
     throw new WebGpuUnavailableError('device-refused', String(error));
   }
-  return gpuFromDevice(device, adapter.info);
+  return gpuFromDevice(device, adapter.info, api);
 }
 
 /**
  * Wraps a device that the caller opened, so that an application and Pagewise share one. `destroy()` destroys the device.
  *
  * @param info what to report as the adapter; default `device.adapterInfo`.
+ * @param api where the device came from; default `navigator.gpu`.
  */
-export function gpuFromDevice(device: GPUDevice, info: GPUAdapterInfo = device.adapterInfo): Gpu {
+export function gpuFromDevice(device: GPUDevice, info = device.adapterInfo, api: GPU | undefined = globalThis.navigator?.gpu): Gpu {
   let loss: DeviceLostError | undefined;
   const lost = device.lost.then((event) => {
     loss = new DeviceLostError(event.reason, event.message);
@@ -90,6 +95,7 @@ export function gpuFromDevice(device: GPUDevice, info: GPUAdapterInfo = device.a
     device,
     adapter: describeAdapter(info),
     limits: device.limits,
+    wgslLanguageFeatures: api?.wgslLanguageFeatures ?? new Set(),
     features: {
       shaderF16: device.features.has('shader-f16'),
       subgroups: device.features.has('subgroups'),

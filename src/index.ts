@@ -11,18 +11,32 @@ export { KvCache, type KvCacheOptions, kvCacheBytes, type Sequence } from './att
 export type { KvDtype, KvLayout } from './attention/layout.ts';
 export * from './errors.ts';
 export { type AdapterDescription, type Gpu, gpuFromDevice, type OpenGpuOptions, openGpu } from './gpu.ts';
-export { LaunchCache, type LaunchCacheMode, type LaunchCacheOptions, type LaunchSite, type LaunchStats } from './launch/cache.ts';
+export {
+  LaunchCache,
+  type LaunchCacheMode,
+  type LaunchCacheOptions,
+  type LaunchEvent,
+  type LaunchStats,
+  type MissPolicy,
+} from './launch/cache.ts';
 export {
   type ArgumentDeclaration,
+  type ArgumentPath,
   type ArgumentsOf,
   type BufferArgument,
   bucket,
+  cappedCount,
   defineKernel,
   frozen,
   gridCount,
+  indirectGrid,
   type Kernel,
   key,
   perCall,
   readBuffer,
+  swappable,
   writeBuffer,
 } from './launch/kernel.ts';
+export type { LaunchManifest } from './launch/manifest.ts';
+export type { LaunchSite } from './launch/site.ts';
+export type { FalseHit } from './launch/verify.ts';

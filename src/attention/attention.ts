@@ -1,6 +1,7 @@
 import { CapacityExceededError, InvalidArgumentError, LimitExceededError } from '../errors.ts';
-import type { LaunchCache, LaunchSite } from '../launch/cache.ts';
+import type { LaunchCache } from '../launch/cache.ts';
 import type { ArgumentsOf, BufferArgument } from '../launch/kernel.ts';
+import type { LaunchSite } from '../launch/site.ts';
 import { appendKernel, decodeKernel, mergeKernel, partialWords, prefillKernel, updateKernel } from './kernels.ts';
 import type { KvCache, Sequence } from './kv-cache.ts';
 import { checkPositive, kvDtypeCodes } from './layout.ts';

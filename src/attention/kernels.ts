@@ -65,6 +65,7 @@ export const updateKernel = defineKernel({
   prelude: () => planPrelude,
   arguments: { plan: readBuffer, blockTable: writeBuffer, numTableUpdates: gridCount },
   workgroups: { x: ({ numTableUpdates }) => Math.ceil(numTableUpdates / 64) },
+  singleVariant: true,
 });
 
 export const decodeKernel = defineKernel({

@@ -101,4 +101,5 @@ export const sampleKernel = defineKernel({
     numRows: gridCount,
   },
   workgroups: { x: ({ numRows }) => numRows },
+  singleVariant: true,
 });

@@ -51,10 +51,10 @@ export class ArgumentArena {
     return { arena: this, offset: index * slotBytes, word: index * slotWords };
   }
 
-  /** Notes that words [begin, end) of the mirror changed. */
-  touch(begin: number, end: number): void {
-    if (begin < this.#dirtyBegin) this.#dirtyBegin = begin;
-    if (end > this.#dirtyEnd) this.#dirtyEnd = end;
+  /** Notes that a word of the mirror changed. */
+  touch(word: number): void {
+    if (word < this.#dirtyBegin) this.#dirtyBegin = word;
+    if (word >= this.#dirtyEnd) this.#dirtyEnd = word + 1;
   }
 
   /** Writes what changed since the last flush, in one write at most. */

@@ -1,22 +1,47 @@
-import { InvalidArgumentError, LaunchArgumentError } from '../errors.ts';
+import { InvalidArgumentError, LaunchArgumentError, LaunchMissError } from '../errors.ts';
 import type { Gpu } from '../gpu.ts';
 import { ArgumentArena, type ArgumentSlot } from './arguments.ts';
 import { checkArguments } from './checks.ts';
-import { type KernelEntry, keysOf, sameKeys, selectorsOf, type Values, type Variant } from './entry.ts';
-import { type ArgumentDeclarations, type ArgumentsOf, type Kernel, type KernelShape, type SelectorValue, shapeOf } from './kernel.ts';
-import { argumentBytes, compilePipeline, compilePipelineSync, createBindGroup, createLayout } from './pipelines.ts';
+import { frozenOf, type KernelEntry, keysOf, namedKeys, sameKeys, selectorsOf, type Values, type Variant } from './entry.ts';
+import { Histogram } from './histogram.ts';
+import { type ArgumentDeclarations, type ArgumentPath, type ArgumentsOf, type Kernel, type SelectorValue, shapeOf } from './kernel.ts';
+import { describeEntries, type LaunchManifest, readManifest } from './manifest.ts';
+import { compilePipeline, compilePipelineSync, createLayout } from './pipelines.ts';
+import { choosePath } from './self-test.ts';
+import { LaunchSite } from './site.ts';
 import { UncachedLaunches } from './uncached.ts';
+import type { FalseHit } from './verify.ts';
+import { BufferWatch } from './watch.ts';
 
 /**
  * `on`: launches go through prepared sites. `off`: what a careful program does without a launch cache: the full key is built from all
  * arguments, the pipeline comes from a Map, the uniform from a pool, and every launch makes a bind group; nothing is compiled twice.
+ * `verify` and `verify-sample`: as `on`, but every launch, or one in 64, is held against its full key; one that differs is reported as a
+ * false hit and takes the uncached path, so that its result is right.
  */
-export type LaunchCacheMode = 'on' | 'off';
+export type LaunchCacheMode = 'on' | 'off' | 'verify' | 'verify-sample';
+
+/** What a frozen cache does about a variant that nobody prepared. */
+export type MissPolicy = 'throw' | 'uncached' | 'compile';
+
+/** Something worth telling a developer. */
+export type LaunchEvent =
+  | ({ readonly type: 'false-hit' } & FalseHit)
+  | { readonly type: 'miss'; readonly kernel: string; readonly keys: Readonly<Record<string, SelectorValue>> }
+  | { readonly type: 'eviction'; readonly kernel: string; readonly keys: Readonly<Record<string, SelectorValue>> }
+  | { readonly type: 'pass-through'; readonly reason: string };
 
 export interface LaunchCacheOptions {
   readonly mode?: LaunchCacheMode;
   /** Launches whose per-call values fit into one buffer before another is made; default 512 (128 KiB). */
   readonly argumentSlots?: number;
+  /** How per-call values travel; default `arena`. `LaunchCache.open` measures which is faster here. */
+  readonly argumentPath?: ArgumentPath;
+  /** Pipelines kept, over all kernels; the one unused for longest goes. Default 256. */
+  readonly maxPipelines?: number;
+  /** Combinations of swappable buffers kept per site; default 16. */
+  readonly maxBindings?: number;
+  readonly onEvent?: (event: LaunchEvent) => void;
 }
 
 /** Counts since the cache was made. */
@@ -25,11 +50,22 @@ export interface LaunchStats {
   readonly launches: number;
   /** Launches whose keys were those of the site's last launch, or of another prepared variant. */
   readonly hits: number;
-  /** Launches that had to compile a pipeline on the spot. */
+  /** Launches that found no prepared variant. */
   readonly misses: number;
+  /** Calls of `prepare`. */
+  readonly prepares: number;
   readonly sites: number;
   readonly pipelines: number;
   readonly bindGroups: number;
+  readonly falseHits: number;
+  readonly evictions: number;
+  /** Launches that took the uncached path. */
+  readonly uncached: number;
+  /** Why the cache stands aside, where it does. */
+  readonly passThrough: string | undefined;
+  readonly argumentPath: ArgumentPath;
+  /** Host time of one launch in 64: [below so many microseconds, count]. */
+  readonly encodeTime: readonly (readonly [microseconds: number, count: number])[];
 }
 
 /**
@@ -38,53 +74,138 @@ export interface LaunchStats {
  * `prepare` compiles (asynchronously, in parallel, once per variant) and returns a `LaunchSite`; `LaunchSite.record` is the hot path.
  * A cache is the scope of frozen arguments: two models have two caches and cannot meet.
  * Record any number of launches, then `submit` (or `flush` before a submit of your own): their per-call values travel in one write.
+ * After the loss of its device a cache holds nothing and refuses everything.
  */
 export class LaunchCache {
   readonly gpu: Gpu;
   readonly mode: LaunchCacheMode;
+  readonly maxBindings: number;
+  readonly watch = new BufferWatch();
+  readonly encodeTime = new Histogram();
   /** Counts flushes: a site that sees a new number starts over with its first slot. */
   epoch = 0;
-  readonly counts = { launches: 0, hits: 0, misses: 0, sites: 0, pipelines: 0, bindGroups: 0 };
+  /** Why nothing can be recorded any more; undefined while it can. */
+  failure: Error | undefined;
+  readonly counts = {
+    ...{ launches: 0, hits: 0, misses: 0, prepares: 0, sites: 0, pipelines: 0, bindGroups: 0 },
+    ...{ falseHits: 0, evictions: 0, uncached: 0 },
+  };
+  readonly #options: LaunchCacheOptions;
   readonly #argumentSlots: number;
+  readonly #maxPipelines: number;
   readonly #arenas: ArgumentArena[] = [];
   readonly #entries = new Map<Kernel, KernelEntry>();
   readonly #uncached: UncachedLaunches;
+  #passThrough: string | undefined;
+  #policy: MissPolicy | undefined;
+
+  /**
+   * A cache whose way of passing per-call values was tested and measured on this device: arena or immediates, whichever is faster. Where
+   * neither works, the cache stands aside (`stats().passThrough` says why) and launches take the uncached path.
+   */
+  static async open(gpu: Gpu, options: LaunchCacheOptions = {}): Promise<LaunchCache> {
+    const { path, failure } = await choosePath(gpu, (argumentPath) => new LaunchCache(gpu, { argumentPath }));
+    const cache = new LaunchCache(gpu, { argumentPath: path, ...options, ...(failure !== undefined && { mode: 'off' }) });
+    if (failure !== undefined) {
+      cache.#passThrough = failure;
+      options.onEvent?.({ type: 'pass-through', reason: failure });
+    }
+    return cache;
+  }
 
   constructor(gpu: Gpu, options: LaunchCacheOptions = {}) {
     this.gpu = gpu;
     this.mode = options.mode ?? 'on';
-    this.#argumentSlots = options.argumentSlots ?? 512;
-    if (!Number.isInteger(this.#argumentSlots) || this.#argumentSlots < 1)
-      throw new InvalidArgumentError('argumentSlots', this.#argumentSlots, 'a positive integer');
+    this.maxBindings = positive('maxBindings', options.maxBindings ?? 16);
+    this.#options = options;
+    this.#argumentSlots = positive('argumentSlots', options.argumentSlots ?? 512);
+    this.#maxPipelines = positive('maxPipelines', options.maxPipelines ?? 256);
     this.#uncached = new UncachedLaunches(gpu.device);
+    void gpu.lost.then((loss) => {
+      this.failure = loss;
+      this.#entries.clear();
+    });
   }
 
   /**
-   * Prepares a place in a program from which `kernel` is launched. The arguments fix its buffers and frozen values; keys and per-call
-   * values may differ at each launch. Concurrent calls that need one variant compile it once.
+   * Prepares a place in a program from which `kernel` is launched. The arguments fix its buffers and frozen values; keys, per-call values and
+   * swappable buffers may differ at each launch. Concurrent calls that need one variant compile it once.
    *
    * @throws {LaunchArgumentError} for unknown, missing or ill-typed arguments, or a frozen value other than this cache's.
    * @throws {KernelCompileError} when the WGSL does not compile.
    * @throws {DeviceLostError} when the device is gone.
    */
   async prepare<A extends ArgumentDeclarations>(kernel: Kernel<A>, args: ArgumentsOf<A>): Promise<LaunchSite<A>> {
-    if (this.gpu.loss) throw this.gpu.loss;
+    this.throwIfFailed();
     const plain = kernel as unknown as Kernel;
     const values = args as Values;
     checkArguments(plain, values);
-    const entry = this.#entry(plain, values);
-    for (const [name, value] of entry.frozen) {
-      if (values[name] === value) continue;
-      const problem = `is frozen at ${String(value)} in this cache, but ${String(values[name])} was passed. Use another cache for another model.`;
-      throw new LaunchArgumentError(kernel.name, name, problem);
-    }
+    this.counts.prepares++;
+    const entry = this.#entryOf(plain, values);
     const variant = await this.#compile(entry, keysOf(entry.shape, values)).catch((error) => {
       this.#forgetEmpty(entry);
       throw error;
     });
-    if (this.gpu.loss) throw this.gpu.loss;
+    this.throwIfFailed();
+    entry.sites++;
     this.counts.sites++;
     return new LaunchSite<A>(this, entry, variant, values);
+  }
+
+  /**
+   * `prepare` with the first of several argument sets that this device can compile, the best one first: tile sizes, mostly.
+   * @returns the site and the index of the set that it was made with
+   */
+  async prepareFitting<A extends ArgumentDeclarations>(
+    kernel: Kernel<A>,
+    candidates: readonly ArgumentsOf<A>[],
+  ): Promise<{ readonly site: LaunchSite<A>; readonly index: number }> {
+    for (let index = 0; ; index++) {
+      try {
+        return { site: await this.prepare(kernel, candidates[index]), index };
+      } catch (error) {
+        if (index + 1 >= candidates.length || this.gpu.loss) throw error;
+      }
+    }
+  }
+
+  /** Compiles a site's variant for other keys ahead of the launch that needs it. */
+  async prepareKeys(entry: KernelEntry, values: Values): Promise<void> {
+    this.throwIfFailed();
+    await this.#compile(entry, keysOf(entry.shape, values));
+  }
+
+  /**
+   * Compiles, in parallel, what a manifest says was used before; `prepare` then finds it. Variants of kernels that are not among `kernels`,
+   * or whose WGSL has changed since, are left out.
+   * @returns how many were compiled, and what was left out and why
+   */
+  async warmup(kernels: readonly Kernel[], manifest: unknown): Promise<{ compiled: number; skipped: readonly string[] }> {
+    this.throwIfFailed();
+    const { variants, skipped } = readManifest(manifest, kernels);
+    let compiled = 0;
+    const work = variants.map(async ({ kernel, frozen, keys }) => {
+      const entry = this.#entryOf(kernel, frozen);
+      await this.#compile(
+        entry,
+        entry.shape.keys.map(({ name }) => keys[name]),
+      );
+      compiled++;
+    });
+    const results = await Promise.allSettled(work);
+    this.throwIfFailed();
+    const failed = results.flatMap((result, i) => (result.status === 'rejected' ? [`${variants[i].kernel.name}: ${result.reason}`] : []));
+    return { compiled, skipped: [...skipped, ...failed] };
+  }
+
+  /** Every variant compiled so far, as JSON for the next visit's `warmup`. */
+  manifest(): LaunchManifest {
+    return describeEntries(this.#entries.values());
+  }
+
+  /** From here on a launch whose variant is not there follows `policy`. Nothing can be compiled behind the caller's back any more. */
+  freeze(policy: MissPolicy = 'throw'): void {
+    this.#policy = policy;
   }
 
   /** Writes the per-call values recorded since the last flush. Call it right before a submit of your own. */
@@ -96,13 +217,14 @@ export class LaunchCache {
 
   /** Flushes and submits. @throws {DeviceLostError} when the device is gone. */
   submit(commands: readonly GPUCommandBuffer[]): void {
-    if (this.gpu.loss) throw this.gpu.loss;
+    this.throwIfFailed();
     this.flush();
     this.gpu.device.queue.submit(commands);
   }
 
   stats(): LaunchStats {
-    return { ...this.counts };
+    const argumentPath = this.#options.argumentPath ?? 'arena';
+    return { ...this.counts, passThrough: this.#passThrough, argumentPath, encodeTime: this.encodeTime.entries() };
   }
 
   /** Destroys the cache's own buffers. Pipelines and bind groups go with the last reference. */
@@ -110,6 +232,11 @@ export class LaunchCache {
     for (const arena of this.#arenas) arena.destroy();
     this.#uncached.destroy();
     this.#entries.clear();
+  }
+
+  throwIfFailed(): void {
+    const failure = this.failure ?? this.gpu.loss;
+    if (failure) throw failure;
   }
 
   /** For sites: a slot for per-call values; a full arena is joined by another, it never wraps. */
@@ -120,8 +247,11 @@ export class LaunchCache {
     return this.takeSlot();
   }
 
-  /** For sites: the variant for other keys than the last ones; compiled on the spot if nobody prepared it. */
-  findVariant(entry: KernelEntry, values: Values): Variant {
+  /**
+   * For sites: the variant for other keys than the last ones. Undefined: take the uncached path.
+   * @throws {LaunchMissError} when nobody prepared it and the cache is frozen with the policy `throw`.
+   */
+  findVariant(entry: KernelEntry, values: Values): Variant | undefined {
     const keys = keysOf(entry.shape, values);
     const known = entry.variants.find((v) => sameKeys(v.keys, keys));
     if (known) {
@@ -129,27 +259,51 @@ export class LaunchCache {
       return known;
     }
     this.counts.misses++;
-    const pipeline = compilePipelineSync(this.gpu, entry.kernel, entry.shape, entry.layout, selectorsOf(entry, keys));
-    return this.#keep(entry, { keys, pipeline });
+    const named = namedKeys(entry.shape, keys);
+    this.#options.onEvent?.({ type: 'miss', kernel: entry.kernel.name, keys: named });
+    if (this.#policy === 'throw') throw new LaunchMissError(entry.kernel.name, named);
+    if (this.#policy === 'uncached') return undefined;
+    const { kernel, shape, layout, frozen } = entry;
+    return this.#keep(entry, keys, compilePipelineSync(this.gpu, kernel, shape, layout, selectorsOf(shape, frozen, keys)));
   }
 
-  /** For sites in mode `off`. */
-  recordUncached(pass: GPUComputePassEncoder, entry: KernelEntry, values: Values, x: number, y: number, z: number): void {
-    let pipeline = this.#uncached.findPipeline(entry, values);
-    if (pipeline) this.counts.hits++;
-    else pipeline = this.#uncached.keepPipeline(entry, values, this.findVariant(entry, values).pipeline);
-    this.#uncached.record(pass, pipeline, entry, values, x, y, z);
+  /** For sites: sets everything but the grid by the uncached path. */
+  setUncached(pass: GPUComputePassEncoder, entry: KernelEntry, values: Values): void {
+    let compiled = 0;
+    const pipeline = this.#uncached.pipeline(entry, values, (selectors) => {
+      const keys = keysOf(entry.shape, values);
+      const unchanged = [...entry.frozen].every(([name, value]) => values[name] === value);
+      const known = unchanged ? entry.variants.find((v) => sameKeys(v.keys, keys)) : undefined;
+      if (known) return known.pipeline;
+      compiled = 1;
+      return compilePipelineSync(this.gpu, entry.kernel, entry.shape, entry.layout, selectors);
+    });
+    this.#uncached.set(pass, pipeline, entry, values);
+    this.counts.pipelines += compiled;
+    if (this.mode === 'off') this.counts[compiled ? 'misses' : 'hits']++;
     this.counts.bindGroups++;
+    this.counts.uncached++;
   }
 
-  #entry(kernel: Kernel, values: Values): KernelEntry {
-    let entry = this.#entries.get(kernel);
-    if (!entry) {
-      const shape = shapeOf(kernel);
-      const frozen = new Map(shape.frozen.map((name) => [name, values[name] as SelectorValue]));
-      entry = { kernel, shape, layout: createLayout(this.gpu, kernel, shape), frozen, variants: [], compiling: [] };
-      this.#entries.set(kernel, entry);
+  /** For sites. */
+  reportFalseHit(falseHit: FalseHit): void {
+    this.counts.falseHits++;
+    this.#options.onEvent?.({ type: 'false-hit', ...falseHit });
+  }
+
+  #entryOf(kernel: Kernel, values: Values): KernelEntry {
+    const known = this.#entries.get(kernel);
+    const changed = known && [...known.frozen].find(([name, value]) => values[name] !== value);
+    if (known && !changed) return known;
+    if (known && changed && known.sites > 0) {
+      const [name, value] = changed;
+      const problem = `is frozen at ${String(value)} in this cache, but ${String(values[name])} was passed. Use another cache for another model.`;
+      throw new LaunchArgumentError(kernel.name, name, problem);
     }
+    const shape = shapeOf(kernel);
+    const layout = known?.layout ?? createLayout(this.gpu, kernel, shape, this.#options.argumentPath ?? 'arena');
+    const entry: KernelEntry = { kernel, shape, layout, frozen: frozenOf(shape, values), variants: [], compiling: [], sites: 0 };
+    this.#entries.set(kernel, entry);
     return entry;
   }
 
@@ -164,8 +318,9 @@ export class LaunchCache {
     if (known) return known;
     const running = entry.compiling.find((c) => sameKeys(c.keys, keys));
     if (running) return running.done;
-    const done = compilePipeline(this.gpu, entry.kernel, entry.shape, entry.layout, selectorsOf(entry, keys)).then((pipeline) =>
-      this.#keep(entry, { keys, pipeline }),
+    const { kernel, shape, layout, frozen } = entry;
+    const done = compilePipeline(this.gpu, kernel, shape, layout, selectorsOf(shape, frozen, keys)).then((pipeline) =>
+      this.#keep(entry, keys, pipeline),
     );
     const compiling = { keys, done };
     entry.compiling.push(compiling);
@@ -176,104 +331,26 @@ export class LaunchCache {
     }
   }
 
-  #keep(entry: KernelEntry, variant: Variant): Variant {
+  #keep(entry: KernelEntry, keys: readonly SelectorValue[], pipeline: GPUComputePipeline): Variant {
+    const variant = { keys, pipeline, used: this.epoch };
     entry.variants.push(variant);
     this.counts.pipelines++;
+    this.#evict(variant);
     return variant;
   }
-}
 
-/**
- * One place in a program from which a kernel is launched: it remembers the last variant, its bind groups and its argument slots,
- * so that a launch is `setPipeline`, `setBindGroup`, `dispatchWorkgroups` and the few words that changed.
- */
-export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
-  readonly #cache: LaunchCache;
-  readonly #entry: KernelEntry;
-  readonly #buffers: Values;
-  readonly #workgroups: Kernel<A>['workgroups'];
-  /** Place n serves the n-th launch from here between two flushes. */
-  readonly #places: { readonly bindGroup: GPUBindGroup; readonly slot: ArgumentSlot | undefined }[] = [];
-  #variant: Variant;
-  #epoch = -1;
-  #uses = 0;
-
-  /** Use `LaunchCache.prepare`. */
-  constructor(cache: LaunchCache, entry: KernelEntry, variant: Variant, buffers: Values) {
-    this.#cache = cache;
-    this.#entry = entry;
-    this.#variant = variant;
-    this.#buffers = buffers;
-    this.#workgroups = entry.kernel.workgroups as unknown as Kernel<A>['workgroups'];
-    if (cache.mode === 'on') this.#places.push(this.#makePlace());
-  }
-
-  /** Records one launch into the caller's pass. Nothing is checked but the keys; per-call values travel at the next flush. */
-  record(pass: GPUComputePassEncoder, args: ArgumentsOf<A>): void {
-    const { x: gridX, y: gridY, z: gridZ } = this.#workgroups;
-    const x = gridX(args);
-    const y = gridY ? gridY(args) : 1;
-    const z = gridZ ? gridZ(args) : 1;
-    if (x === 0 || y === 0 || z === 0) return;
-    const cache = this.#cache;
-    const values = args as Values;
-    cache.counts.launches++;
-    if (cache.mode === 'off') {
-      cache.recordUncached(pass, this.#entry, values, x, y, z);
-      return;
-    }
-
-    const variant = this.#currentVariant(values);
-    const place = this.#currentPlace();
-    if (place.slot) writeArguments(place.slot, this.#entry.shape, values);
-    pass.setPipeline(variant.pipeline);
-    pass.setBindGroup(0, place.bindGroup);
-    pass.dispatchWorkgroups(x, y, z);
-  }
-
-  #currentVariant(values: Values): Variant {
-    const { keys } = this.#entry.shape;
-    const last = this.#variant.keys;
-    for (let i = 0; i < keys.length; i++) {
-      const { name, of } = keys[i];
-      if ((of ? of(values[name] as number) : values[name]) === last[i]) continue;
-      this.#variant = this.#cache.findVariant(this.#entry, values);
-      return this.#variant;
-    }
-    this.#cache.counts.hits++;
-    return this.#variant;
-  }
-
-  #currentPlace() {
-    if (this.#epoch !== this.#cache.epoch) {
-      this.#epoch = this.#cache.epoch;
-      this.#uses = 0;
-    }
-    if (!this.#places[0].slot) return this.#places[0];
-    if (this.#uses === this.#places.length) this.#places.push(this.#makePlace());
-    return this.#places[this.#uses++];
-  }
-
-  #makePlace() {
-    const { shape, layout, kernel } = this.#entry;
-    const slot = shape.perCall.length > 0 ? this.#cache.takeSlot() : undefined;
-    const argumentBuffer = slot && { buffer: slot.arena.buffer, offset: slot.offset, size: argumentBytes(shape) };
-    const bindGroup = createBindGroup(this.#cache.gpu.device, kernel, shape, layout, this.#buffers, argumentBuffer);
-    this.#cache.counts.bindGroups++;
-    return { bindGroup, slot };
+  /** Lets go of the variant that was not recorded for longest, where there is one too many. Sites that hold it keep it until they switch. */
+  #evict(kept: Variant): void {
+    const all = [...this.#entries.values()].flatMap((entry) => entry.variants.map((variant) => ({ entry, variant })));
+    if (all.length <= this.#maxPipelines) return;
+    const { entry, variant } = all.filter((one) => one.variant !== kept).reduce((a, b) => (b.variant.used < a.variant.used ? b : a));
+    entry.variants.splice(entry.variants.indexOf(variant), 1);
+    this.counts.evictions++;
+    this.#options.onEvent?.({ type: 'eviction', kernel: entry.kernel.name, keys: namedKeys(entry.shape, variant.keys) });
   }
 }
 
-function writeArguments(slot: ArgumentSlot, shape: KernelShape, values: Values): void {
-  const { perCall } = shape;
-  const { arena } = slot;
-  let changed = false;
-  for (let i = 0; i < perCall.length; i++) {
-    const { name, type } = perCall[i];
-    const at = slot.word + i;
-    const before = arena.u32[at]; // bits, so that NaN equals itself and -0 is not 0
-    arena[type][at] = values[name] as number;
-    if (arena.u32[at] !== before) changed = true;
-  }
-  if (changed) arena.touch(slot.word, slot.word + perCall.length);
+function positive(option: string, value: number): number {
+  if (!Number.isInteger(value) || value < 1) throw new InvalidArgumentError(option, value, 'a positive integer');
+  return value;
 }

@@ -1,6 +1,6 @@
 /** What the cache knows of a kernel, and how its variants are told apart. */
 import type { BufferArgument, Kernel, KernelShape, SelectorValue } from './kernel.ts';
-import type { KernelLayout, Selectors } from './pipelines.ts';
+import type { KernelLayout } from './pipelines.ts';
 
 /** Arguments by name, as they come at a launch. */
 export type Values = Readonly<Record<string, number | boolean | string | BufferArgument>>;
@@ -9,6 +9,8 @@ export type Values = Readonly<Record<string, number | boolean | string | BufferA
 export interface Variant {
   readonly keys: readonly SelectorValue[];
   readonly pipeline: GPUComputePipeline;
+  /** The cache's epoch when it was last recorded: what eviction goes by. */
+  used: number;
 }
 
 /** What the cache knows of one kernel: layouts, frozen values, finished variants and those in flight. */
@@ -19,10 +21,17 @@ export interface KernelEntry {
   readonly frozen: ReadonlyMap<string, SelectorValue>;
   readonly variants: Variant[];
   readonly compiling: { readonly keys: readonly SelectorValue[]; readonly done: Promise<Variant> }[];
+  /** Sites prepared. While there are none, nothing but a warm-up has fixed the frozen values. */
+  sites: number;
 }
 
 export function keysOf(shape: KernelShape, values: Values): SelectorValue[] {
   return shape.keys.map(({ name, of }) => (of ? of(values[name] as number) : (values[name] as SelectorValue)));
+}
+
+/** The frozen values of a call. */
+export function frozenOf(shape: KernelShape, values: Values): Map<string, SelectorValue> {
+  return new Map(shape.frozen.map((name) => [name, values[name] as SelectorValue]));
 }
 
 /** For a Map: as typed as `sameKeys`, with the frozen values too. */
@@ -36,8 +45,17 @@ export function sameKeys(a: readonly SelectorValue[], b: readonly SelectorValue[
   return a.every((value, i) => value === b[i]);
 }
 
-export function selectorsOf(entry: KernelEntry, keys: readonly SelectorValue[]): Selectors {
-  const selectors: Record<string, SelectorValue> = Object.fromEntries(entry.frozen);
-  for (let i = 0; i < keys.length; i++) selectors[entry.shape.keys[i].name] = keys[i];
+export function selectorsOf(
+  shape: KernelShape,
+  frozen: ReadonlyMap<string, SelectorValue>,
+  keys: readonly SelectorValue[],
+): Record<string, SelectorValue> {
+  const selectors: Record<string, SelectorValue> = Object.fromEntries(frozen);
+  for (let i = 0; i < keys.length; i++) selectors[shape.keys[i].name] = keys[i];
   return selectors;
+}
+
+/** Keys by name, for messages and manifests. */
+export function namedKeys(shape: KernelShape, keys: readonly SelectorValue[]): Record<string, SelectorValue> {
+  return selectorsOf(shape, new Map(), keys);
 }

@@ -22,20 +22,22 @@ export type SelectorValue = number | boolean | string;
  * | bucket   | selects a pipeline by a function of the value                  | every launch                      |
  * | frozen   | selects a pipeline, but one value per cache                    | once, when prepared               |
  * | perCall  | a field of the WGSL struct `Arguments`, rewritten in place     | every launch, written, not checked |
- * | grid     | a count that only `workgroups` reads                           | every launch, by `workgroups`     |
- * | buffer   | a storage buffer                                               | identity, once, when prepared     |
+ * | grid     | a count that only `workgroups` reads, up to its `cap`          | every launch, by `workgroups`     |
+ * | buffer   | a storage buffer                                               | identity, once, when prepared; every launch where `swappable` |
+ * | indirect | a buffer that holds the grid, on the GPU                       | as a buffer, never bound          |
  */
 export type ArgumentDeclaration =
   | { readonly class: 'key'; readonly type: SelectorType }
   | { readonly class: 'bucket'; readonly type: SelectorType; readonly of: (value: number) => SelectorValue }
   | { readonly class: 'frozen'; readonly type: SelectorType }
   | { readonly class: 'perCall'; readonly type: ScalarType }
-  | { readonly class: 'grid' }
-  | { readonly class: 'buffer'; readonly access: 'read' | 'write' };
+  | { readonly class: 'grid'; readonly cap?: number }
+  | { readonly class: 'buffer'; readonly access: 'read' | 'write'; readonly swappable?: boolean }
+  | { readonly class: 'indirect' };
 
 export type ArgumentDeclarations = Readonly<Record<string, ArgumentDeclaration>>;
 
-type ValueOf<D extends ArgumentDeclaration> = D extends { class: 'buffer' }
+type ValueOf<D extends ArgumentDeclaration> = D extends { class: 'buffer' } | { class: 'indirect' }
   ? BufferArgument
   : D extends { class: 'bucket' } | { class: 'perCall' } | { class: 'grid' }
     ? number
@@ -57,6 +59,21 @@ export type SelectorsOf<A extends ArgumentDeclarations> = {
     : ValueOf<A[Name]>;
 };
 
+/** The interface of WGSL text that was not written for Pagewise. All bindings are in group 0. */
+export interface OwnInterface {
+  readonly entryPoint: string;
+  /** Binding of each buffer argument. */
+  readonly bindings: Readonly<Record<string, number>>;
+  /** The uniform struct that holds the per-call values: its binding, its size and each field's offset, in bytes. */
+  readonly uniform?: { readonly binding: number; readonly size: number; readonly offsets: Readonly<Record<string, number>> };
+}
+
+export interface Grid<A extends ArgumentDeclarations = ArgumentDeclarations> {
+  readonly x: (args: ArgumentsOf<A>) => number;
+  readonly y?: (args: ArgumentsOf<A>) => number;
+  readonly z?: (args: ArgumentsOf<A>) => number;
+}
+
 /** A kernel: one WGSL entry point `main`, what it takes, and how many workgroups a call needs. */
 export interface Kernel<A extends ArgumentDeclarations = ArgumentDeclarations> {
   /** For errors, labels and statistics. */
@@ -70,12 +87,15 @@ export interface Kernel<A extends ArgumentDeclarations = ArgumentDeclarations> {
    * WGSL struct `Arguments`, which the source declares and reads through the name `args`.
    */
   readonly arguments: A;
-  /** The grid, from the arguments of the call. A dimension that is left out is 1; a launch with a 0 is skipped. */
-  readonly workgroups: {
-    readonly x: (args: ArgumentsOf<A>) => number;
-    readonly y?: (args: ArgumentsOf<A>) => number;
-    readonly z?: (args: ArgumentsOf<A>) => number;
-  };
+  /**
+   * The grid, from the arguments of the call. A dimension that is left out is 1; a launch with a 0 is skipped. `indirect` names the argument
+   * whose buffer holds the grid instead. A grid that is hard to know exactly may be larger, where the kernel's invocations check for themselves.
+   */
+  readonly workgroups: Grid<A> | { readonly indirect: keyof A & string };
+  /** Set where the WGSL brings its own names and bindings; made by `pagewise/reflect`. */
+  readonly wgsl?: OwnInterface;
+  /** Says that no argument selects a pipeline, on purpose. Needed where no argument is a key, a bucket or frozen. */
+  readonly singleVariant?: true;
 }
 
 /** Most fields of a WGSL struct `Arguments`: a launch's values fill one slot of 256 bytes. */
@@ -89,6 +109,11 @@ export function defineKernel<const A extends ArgumentDeclarations>(kernel: Kerne
   const perCall = Object.keys(kernel.arguments).filter((name) => kernel.arguments[name].class === 'perCall');
   if (perCall.length > maxPerCall)
     throw new LaunchArgumentError(kernel.name, perCall[maxPerCall], `is one more than the ${maxPerCall} per-call values of a launch.`);
+  const selects = Object.values(kernel.arguments).some(({ class: kind }) => kind === 'key' || kind === 'bucket' || kind === 'frozen');
+  if (!selects && !kernel.singleVariant) {
+    const problem = 'no argument selects a pipeline. Declare one as a key, or say `singleVariant: true`.';
+    throw new LaunchArgumentError(kernel.name, '(keys)', problem);
+  }
   return Object.freeze(kernel);
 }
 
@@ -98,8 +123,14 @@ export const bucket = <const T extends SelectorType>(type: T, of: (value: number
 export const frozen = <const T extends SelectorType>(type: T) => ({ class: 'frozen', type }) as const;
 export const perCall = <const T extends ScalarType>(type: T) => ({ class: 'perCall', type }) as const;
 export const gridCount = { class: 'grid' } as const;
+/** A count with a limit: a call beyond it is a `CapacityExceededError`, never dropped work. */
+export const cappedCount = (cap: number) => ({ class: 'grid', cap }) as const;
+export const indirectGrid = { class: 'indirect' } as const;
 export const readBuffer = { class: 'buffer', access: 'read' } as const;
 export const writeBuffer = { class: 'buffer', access: 'write' } as const;
+/** A buffer argument for which each launch may pass another buffer; the others keep the one that they were prepared with. */
+export const swappable = <const B extends { readonly class: 'buffer'; readonly access: 'read' | 'write' }>(buffer: B) =>
+  ({ ...buffer, swappable: true }) as const;
 
 /** A declaration taken apart into the lists that the cache walks; made once per kernel and cache. */
 export interface KernelShape {
@@ -107,26 +138,46 @@ export interface KernelShape {
   readonly frozen: readonly string[];
   /** Names of selectors that are WGSL overrides. */
   readonly constants: readonly string[];
-  readonly perCall: readonly { readonly name: string; readonly type: ScalarType }[];
-  readonly buffers: readonly { readonly name: string; readonly access: 'read' | 'write' }[];
+  /** `word` counts words from the start of the struct `Arguments`. */
+  readonly perCall: readonly { readonly name: string; readonly type: ScalarType; readonly word: number }[];
+  /** Bytes of the struct `Arguments`, in whole vectors of 16; 0 without per-call values. */
+  readonly argumentBytes: number;
+  readonly argumentBinding: number;
+  readonly buffers: readonly { readonly name: string; readonly access: 'read' | 'write'; readonly binding: number }[];
+  /** Names of the buffers that may change from launch to launch. */
+  readonly swappable: readonly string[];
+  readonly caps: readonly { readonly name: string; readonly cap: number }[];
 }
 
 export function shapeOf(kernel: Kernel): KernelShape {
   const entries = Object.entries(kernel.arguments);
+  const { bindings, uniform } = kernel.wgsl ?? {};
+  const perCall = entries.flatMap(([name, d]) => (d.class === 'perCall' ? [{ name, type: d.type }] : []));
+  const buffers = entries.flatMap(([name, d]) => (d.class === 'buffer' ? [{ name, access: d.access }] : []));
   const selectors = entries.filter(([, d]) => d.class === 'key' || d.class === 'bucket' || d.class === 'frozen');
   return {
     keys: selectors.flatMap(([name, d]) => (d.class === 'bucket' ? [{ name, of: d.of }] : d.class === 'key' ? [{ name }] : [])),
     frozen: selectors.flatMap(([name, d]) => (d.class === 'frozen' ? [name] : [])),
     constants: selectors.flatMap(([name, d]) => ('type' in d && d.type !== 'text' ? [name] : [])),
-    perCall: entries.flatMap(([name, d]) => (d.class === 'perCall' ? [{ name, type: d.type }] : [])),
-    buffers: entries.flatMap(([name, d]) => (d.class === 'buffer' ? [{ name, access: d.access }] : [])),
+    perCall: perCall.map((field, index) => ({ ...field, word: uniform ? uniform.offsets[field.name] / 4 : index })),
+    argumentBytes: uniform?.size ?? Math.ceil(perCall.length / 4) * 16,
+    argumentBinding: uniform?.binding ?? buffers.length,
+    buffers: buffers.map((buffer, index) => ({ ...buffer, binding: bindings?.[buffer.name] ?? index })),
+    swappable: entries.flatMap(([name, d]) => (d.class === 'buffer' && d.swappable ? [name] : [])),
+    caps: entries.flatMap(([name, d]) => (d.class === 'grid' && d.cap !== undefined ? [{ name, cap: d.cap }] : [])),
   };
 }
 
-/** The whole WGSL text of one variant: prelude, the binding of the argument struct, sources. */
-export function joinSource(kernel: Kernel, selectors: Readonly<Record<string, SelectorValue>>): string {
-  const shape = shapeOf(kernel);
-  const parts = [kernel.prelude?.(selectors as never) ?? ''];
-  if (shape.perCall.length > 0) parts.push(`@group(0) @binding(${shape.buffers.length}) var<uniform> args: Arguments;`);
-  return [...parts, ...kernel.source].filter((part) => part !== '').join('\n');
+/** Where a kernel's per-call values come from: a slot of an argument arena, bound as a uniform, or immediates set in the pass. */
+export type ArgumentPath = 'arena' | 'immediates';
+
+/** The whole WGSL text of one variant: prelude, the declaration of `args`, sources. */
+export function joinSource(kernel: Kernel, selectors: Readonly<Record<string, SelectorValue>>, path: ArgumentPath = 'arena'): string {
+  const { perCall, argumentBinding } = shapeOf(kernel);
+  const parts = [kernel.prelude?.(selectors as never) ?? '', ...kernel.source];
+  if (perCall.length > 0 && !kernel.wgsl) {
+    if (path === 'arena') parts.splice(1, 0, `@group(0) @binding(${argumentBinding}) var<uniform> args: Arguments;`);
+    else parts.unshift('requires immediate_address_space;\nvar<immediate> args: Arguments;');
+  }
+  return parts.filter((part) => part !== '').join('\n');
 }

@@ -1,9 +1,11 @@
 import { DeviceLostError, KernelCompileError, LimitExceededError } from '../errors.ts';
 import { causeOf, type Gpu } from '../gpu.ts';
-import { type BufferArgument, joinSource, type Kernel, type KernelShape, type SelectorValue } from './kernel.ts';
+import { type ArgumentPath, type BufferArgument, joinSource, type Kernel, type KernelShape, type SelectorValue } from './kernel.ts';
 
 /** What all variants of a kernel share: explicit layouts, so that one bind group serves every variant. */
 export interface KernelLayout {
+  /** How per-call values reach the kernel. */
+  readonly path: ArgumentPath;
   readonly bindGroupLayout: GPUBindGroupLayout;
   readonly pipelineLayout: GPUPipelineLayout;
 }
@@ -11,24 +13,30 @@ export interface KernelLayout {
 export type Selectors = Readonly<Record<string, SelectorValue>>;
 
 /** @throws {LimitExceededError} when the kernel binds more storage buffers than the device allows. */
-export function createLayout(gpu: Gpu, kernel: Kernel, shape: KernelShape): KernelLayout {
+export function createLayout(gpu: Gpu, kernel: Kernel, shape: KernelShape, preferred: ArgumentPath): KernelLayout {
   const granted = gpu.limits.maxStorageBuffersPerShaderStage;
   if (shape.buffers.length > granted) {
     const remedy = 'Bind fewer buffers, for instance by packing several into one.';
     throw new LimitExceededError(`Kernel "${kernel.name}"`, 'maxStorageBuffersPerShaderStage', shape.buffers.length, granted, remedy);
   }
-  const entries: GPUBindGroupLayoutEntry[] = shape.buffers.map(({ access }, binding) => ({
+  const entries: GPUBindGroupLayoutEntry[] = shape.buffers.map(({ access, binding }) => ({
     binding,
     visibility: GPUShaderStage.COMPUTE,
     buffer: { type: access === 'read' ? 'read-only-storage' : 'storage' },
   }));
-  if (shape.perCall.length > 0) {
-    const minBindingSize = argumentBytes(shape);
-    entries.push({ binding: entries.length, visibility: GPUShaderStage.COMPUTE, buffer: { type: 'uniform', minBindingSize } });
+  const fits = !kernel.wgsl && shape.argumentBytes <= (gpu.limits.maxImmediateSize ?? 0);
+  const path = preferred === 'immediates' && fits ? 'immediates' : 'arena';
+  if (shape.argumentBytes > 0 && path === 'arena') {
+    const buffer = { type: 'uniform', minBindingSize: shape.argumentBytes } as const;
+    entries.push({ binding: shape.argumentBinding, visibility: GPUShaderStage.COMPUTE, buffer });
   }
   const bindGroupLayout = gpu.device.createBindGroupLayout({ label: kernel.name, entries });
-  const pipelineLayout = gpu.device.createPipelineLayout({ label: kernel.name, bindGroupLayouts: [bindGroupLayout] });
-  return { bindGroupLayout, pipelineLayout };
+  const pipelineLayout = gpu.device.createPipelineLayout({
+    label: kernel.name,
+    bindGroupLayouts: [bindGroupLayout],
+    ...(path === 'immediates' && { immediateSize: shape.argumentBytes }),
+  });
+  return { path, bindGroupLayout, pipelineLayout };
 }
 
 /** The kernel's buffers by name from `values`, and the buffer of its per-call values, where it has such. */
@@ -40,26 +48,21 @@ export function createBindGroup(
   values: Readonly<Record<string, unknown>>,
   argumentBuffer: BufferArgument | undefined,
 ): GPUBindGroup {
-  const buffers = shape.buffers.map(({ name }) => values[name] as BufferArgument);
-  if (argumentBuffer) buffers.push(argumentBuffer);
-  const entries = buffers.map((value, binding) => ({ binding, resource: 'buffer' in value ? value : { buffer: value } }));
+  const bound = shape.buffers.map(({ name, binding }) => ({ binding, value: values[name] as BufferArgument }));
+  if (argumentBuffer) bound.push({ binding: shape.argumentBinding, value: argumentBuffer });
+  const entries = bound.map(({ binding, value }) => ({ binding, resource: 'buffer' in value ? value : { buffer: value } }));
   return device.createBindGroup({ label: kernel.name, layout: layout.bindGroupLayout, entries });
 }
 
-/** Bytes of the WGSL struct `Arguments`: 4 per field, rounded up to 16. */
-export function argumentBytes(shape: KernelShape): number {
-  return Math.ceil(shape.perCall.length / 4) * 16;
-}
-
 function describePipeline(gpu: Gpu, kernel: Kernel, shape: KernelShape, layout: KernelLayout, selectors: Selectors) {
-  const code = joinSource(kernel, selectors);
+  const code = joinSource(kernel, selectors, layout.path);
   const module = gpu.device.createShaderModule({ label: kernel.name, code });
   const constants: Record<string, number> = {};
   for (const name of shape.constants) constants[name] = Number(selectors[name]);
   const descriptor: GPUComputePipelineDescriptor = {
     label: kernel.name,
     layout: layout.pipelineLayout,
-    compute: { module, entryPoint: 'main', constants },
+    compute: { module, entryPoint: kernel.wgsl?.entryPoint ?? 'main', constants },
   };
   return { code, module, descriptor };
 }

@@ -1,8 +1,11 @@
-import { fullKey, type KernelEntry, type Values } from './entry.ts';
+import { frozenOf, fullKey, type KernelEntry, keysOf, selectorsOf, type Values } from './entry.ts';
 import type { BufferArgument } from './kernel.ts';
-import { argumentBytes, createBindGroup } from './pipelines.ts';
+import { createBindGroup, type Selectors } from './pipelines.ts';
 
-/** Mode `off`: see `LaunchCacheMode`. */
+/**
+ * The path without prepared sites: the full key from all arguments, the pipeline from a Map, a pooled uniform, a new bind group for each
+ * launch. Mode `off` goes it always; other modes go it where a prepared launch would be wrong or is not there.
+ */
 export class UncachedLaunches {
   readonly #device: GPUDevice;
   readonly #pipelines = new Map<KernelEntry, Map<string, GPUComputePipeline>>();
@@ -15,36 +18,31 @@ export class UncachedLaunches {
     this.#device = device;
   }
 
-  findPipeline(entry: KernelEntry, values: Values): GPUComputePipeline | undefined {
-    return this.#pipelines.get(entry)?.get(fullKey(entry.shape, values));
-  }
-
-  keepPipeline(entry: KernelEntry, values: Values, pipeline: GPUComputePipeline): GPUComputePipeline {
+  /** The pipeline for all of a call's selectors; `make` compiles it the first time. */
+  pipeline(entry: KernelEntry, values: Values, make: (selectors: Selectors) => GPUComputePipeline): GPUComputePipeline {
     const known = this.#pipelines.get(entry) ?? new Map<string, GPUComputePipeline>();
-    this.#pipelines.set(entry, known.set(fullKey(entry.shape, values), pipeline));
+    const key = fullKey(entry.shape, values);
+    let pipeline = known.get(key);
+    if (!pipeline) {
+      pipeline = make(selectorsOf(entry.shape, frozenOf(entry.shape, values), keysOf(entry.shape, values)));
+      this.#pipelines.set(entry, known.set(key, pipeline));
+    }
     return pipeline;
   }
 
-  record(
-    pass: GPUComputePassEncoder,
-    pipeline: GPUComputePipeline,
-    entry: KernelEntry,
-    values: Values,
-    x: number,
-    y: number,
-    z: number,
-  ): void {
+  /** Sets everything but the grid. */
+  set(pass: GPUComputePassEncoder, pipeline: GPUComputePipeline, entry: KernelEntry, values: Values): void {
     const { shape, kernel, layout } = entry;
     let argumentBuffer: BufferArgument | undefined;
-    if (shape.perCall.length > 0) {
-      const buffer = this.#uniform();
-      for (let i = 0; i < shape.perCall.length; i++) this.#views[shape.perCall[i].type][i] = values[shape.perCall[i].name] as number;
-      argumentBuffer = { buffer, offset: 0, size: argumentBytes(shape) };
-      this.#device.queue.writeBuffer(buffer, 0, this.#mirror, 0, argumentBuffer.size);
-    }
+    for (const { name, type, word } of shape.perCall) this.#views[type][word] = values[name] as number;
     pass.setPipeline(pipeline);
+    if (shape.argumentBytes > 0 && layout.path === 'immediates') {
+      pass.setImmediates(0, this.#mirror, 0, shape.argumentBytes);
+    } else if (shape.argumentBytes > 0) {
+      argumentBuffer = { buffer: this.#uniform(), offset: 0, size: shape.argumentBytes };
+      this.#device.queue.writeBuffer(argumentBuffer.buffer, 0, this.#mirror, 0, shape.argumentBytes);
+    }
     pass.setBindGroup(0, createBindGroup(this.#device, kernel, shape, layout, values, argumentBuffer));
-    pass.dispatchWorkgroups(x, y, z);
   }
 
   /** Uniforms in use go back to the pool once their submit is on the queue. */

@@ -94,6 +94,7 @@ for (const mode of ['on', 'off'] as const) {
           ],
           arguments: { output: writeBuffer },
           workgroups: { x: () => 1 },
+          singleVariant: true,
         }),
       );
       const sites = await Promise.all(kernels.map((kernel) => cache.prepare(kernel, { output })));

@@ -24,6 +24,7 @@ export const setKernel = defineKernel({
   ],
   arguments: { output: writeBuffer, place: perCall('u32'), value: perCall('f32'), count: gridCount },
   workgroups: { x: ({ count }) => count },
+  singleVariant: true,
 });
 
 /** output[place] = input[place] * sin(angle) + offset, of all three types of per-call values. */
@@ -39,6 +40,7 @@ export const mixKernel = defineKernel({
   ],
   arguments: { input: readBuffer, angle: perCall('f32'), output: writeBuffer, offset: perCall('i32'), place: perCall('u32') },
   workgroups: { x: () => 1 },
+  singleVariant: true,
 });
 
 /** output[place] = 1000 a + b, where a and b select the pipeline. */

@@ -14,7 +14,6 @@ import {
   shapeOf,
   writeBuffer,
 } from '../../src/launch/kernel.ts';
-import { argumentBytes } from '../../src/launch/pipelines.ts';
 
 const isEven = (value: number) => value % 2 === 0;
 
@@ -45,13 +44,17 @@ describe('shapeOf', () => {
       frozen: ['dtype', 'heads'],
       constants: ['lanes', 'even', 'heads'],
       perCall: [
-        { name: 'scale', type: 'f32' },
-        { name: 'offset', type: 'i32' },
+        { name: 'scale', type: 'f32', word: 0 },
+        { name: 'offset', type: 'i32', word: 1 },
       ],
+      argumentBytes: 16,
+      argumentBinding: 2,
       buffers: [
-        { name: 'output', access: 'write' },
-        { name: 'input', access: 'read' },
+        { name: 'output', access: 'write', binding: 0 },
+        { name: 'input', access: 'read', binding: 1 },
       ],
+      swappable: [],
+      caps: [],
     });
   });
 
@@ -86,7 +89,7 @@ describe('argumentBytes', () => {
     [5, 32],
     [64, 256],
   ])('%i values take %i bytes', (count, bytes) => {
-    expect(argumentBytes(shapeOf(kernelWith(count)))).toBe(bytes);
+    expect(shapeOf(kernelWith(count)).argumentBytes).toBe(bytes);
   });
 });
 
@@ -97,6 +100,12 @@ describe('defineKernel', () => {
     expect(() => defineKernel(kernelWith(65))).toThrow('"value64"');
   });
 
+  it('takes a kernel with a single variant only where that is said', () => {
+    const { singleVariant: _, ...unsaid } = kernelWith(1);
+    expect(() => defineKernel(unsaid)).toThrow(/singleVariant: true/);
+    expect(() => defineKernel({ ...unsaid, arguments: { ...unsaid.arguments, lanes: key('u32') } } as Kernel)).not.toThrow();
+  });
+
   it('returns a record that does not change', () => {
     expect(Object.isFrozen(everything)).toBe(true);
   });
@@ -105,5 +114,5 @@ describe('defineKernel', () => {
 function kernelWith(perCallValues: number): Kernel {
   const names = Array.from({ length: perCallValues }, (_, i) => `value${i}`);
   const declarations: ArgumentDeclarations = Object.fromEntries(names.map((name) => [name, perCall('f32')]));
-  return { name: 'many', source: [], arguments: declarations, workgroups: { x: () => 1 } };
+  return { name: 'many', source: [], arguments: declarations, workgroups: { x: () => 1 }, singleVariant: true };
 }

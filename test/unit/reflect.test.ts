@@ -3,7 +3,6 @@ import { WgslReflect } from 'wgsl_reflect/wgsl_reflect.module.js';
 import * as attentionKernels from '../../src/attention/kernels.ts';
 import * as modelKernels from '../../src/engine/kernels.ts';
 import { type ArgumentDeclaration, joinSource, type Kernel, type SelectorValue, shapeOf } from '../../src/launch/kernel.ts';
-import { argumentBytes } from '../../src/launch/pipelines.ts';
 
 const isKernel = (value: unknown): value is Kernel => typeof value === 'object' && value !== null && 'workgroups' in value;
 const exported: readonly unknown[] = [...Object.values(attentionKernels), ...Object.values(modelKernels)];
@@ -66,7 +65,7 @@ describe.each(kernels.map((kernel) => [kernel.name, kernel] as const))('%s', (_,
     expect(found).toEqual([{ name: 'args', group: 0, binding: shape.buffers.length }]);
     const fields = struct!.members.map(({ name, type, offset, size }) => ({ name, type: type.name, offset, size }));
     expect(fields).toEqual(shape.perCall.map(({ name, type }, i) => ({ name, type, offset: 4 * i, size: 4 })));
-    expect(Math.ceil(struct!.size / 16) * 16).toBe(argumentBytes(shape));
+    expect(Math.ceil(struct!.size / 16) * 16).toBe(shape.argumentBytes);
   });
 
   it('uses every selector, override or text, and every per-call value', () => {

@@ -1,0 +1,50 @@
+import { type KernelEntry, namedKeys } from './entry.ts';
+import { joinSource, type Kernel, type SelectorValue } from './kernel.ts';
+
+type Named = Readonly<Record<string, SelectorValue>>;
+
+/** The variants that were compiled, as plain JSON: kept over visits, it lets the next one compile ahead of need. */
+export interface LaunchManifest {
+  readonly version: 1;
+  readonly variants: readonly { readonly kernel: string; readonly wgsl: string; readonly frozen: Named; readonly keys: Named }[];
+}
+
+export function describeEntries(entries: Iterable<KernelEntry>): LaunchManifest {
+  const variants = [...entries].flatMap(({ kernel, shape, frozen, variants }) =>
+    variants.map((variant) => {
+      const keys = namedKeys(shape, variant.keys);
+      const frozenValues = Object.fromEntries(frozen);
+      return { kernel: kernel.name, wgsl: hash(joinSource(kernel, { ...frozenValues, ...keys })), frozen: frozenValues, keys };
+    }),
+  );
+  return { version: 1, variants };
+}
+
+/** What of a manifest still holds for these kernels. A damaged or foreign manifest holds nothing, and says so. */
+export function readManifest(manifest: unknown, kernels: readonly Kernel[]) {
+  const variants: { kernel: Kernel; frozen: Named; keys: Named }[] = [];
+  const skipped: string[] = [];
+  if (!isManifest(manifest)) return { variants, skipped: ['the manifest is damaged or of another version'] };
+  for (const { kernel: name, wgsl, frozen, keys } of manifest.variants) {
+    const kernel = kernels.find((one) => one.name === name);
+    if (!kernel) skipped.push(`${name}: no such kernel`);
+    else if (hash(joinSource(kernel, { ...frozen, ...keys })) !== wgsl) skipped.push(`${name}: its WGSL has changed`);
+    else variants.push({ kernel, frozen, keys });
+  }
+  return { variants, skipped };
+}
+
+function isManifest(value: unknown): value is LaunchManifest {
+  const isRecord = (one: unknown): one is Record<string, unknown> => typeof one === 'object' && one !== null;
+  if (!isRecord(value) || value.version !== 1 || !Array.isArray(value.variants)) return false;
+  return value.variants.every(
+    (one) => isRecord(one) && typeof one.kernel === 'string' && typeof one.wgsl === 'string' && isRecord(one.frozen) && isRecord(one.keys),
+  );
+}
+
+/** 64 bits of FNV-1a as hexadecimal digits: tells texts apart, guards against nothing. */
+function hash(text: string): string {
+  let value = 0xcbf29ce484222325n;
+  for (let i = 0; i < text.length; i++) value = BigInt.asUintN(64, (value ^ BigInt(text.charCodeAt(i))) * 0x100000001b3n);
+  return value.toString(16).padStart(16, '0');
+}
