@@ -9,6 +9,7 @@ export const specFiles: SpecFiles = {
   'launch-errors': () => import('./launch-errors.spec.ts'),
   linear: () => import('./linear.spec.ts'),
   embed: () => import('./embed.spec.ts'),
+  append: () => import('./append.spec.ts'),
   attention: () => import('./attention.spec.ts'),
   engine: () => import('./engine.spec.ts'),
   parity: () => import('./parity.spec.ts'),
