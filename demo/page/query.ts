@@ -35,7 +35,7 @@ export function readQuery(location: URL): PageQuery {
     engine: {
       kvDtype: choice('kv-dtype', ['f32', 'f16']),
       blockSize: integer('block-size', numberRules.blockSize),
-      launchCache: choice('launch-cache', ['on', 'off']),
+      launchCache: choice('launch-cache', ['on', 'off', 'verify']),
       runAhead: integer('run-ahead', numberRules.runAhead),
     },
   };

@@ -17,7 +17,7 @@ export interface ProgramOptions {
   readonly seed: number | undefined;
   readonly kvDtype: 'f32' | 'f16' | undefined;
   readonly blockSize: number | undefined;
-  readonly launchCache: 'on' | 'off' | undefined;
+  readonly launchCache: 'on' | 'off' | 'verify' | undefined;
   readonly runAhead: number | undefined;
   /** One JSON object on standard output instead of the text. */
   readonly json: boolean;
@@ -70,7 +70,7 @@ function createCommand(): Command {
     .addOption(numberOption('--seed <number>', 'same seed, same text (default: a new one each time)', numberRules.seed))
     .addOption(choiceOption('--kv-dtype <type>', 'how keys and values are stored: f32 or f16', ['f32', 'f16']))
     .addOption(numberOption('--block-size <number>', 'tokens of a block of the KV cache', numberRules.blockSize))
-    .addOption(choiceOption('--launch-cache <state>', 'on or off', ['on', 'off']))
+    .addOption(choiceOption('--launch-cache <mode>', 'on, off or verify', ['on', 'off', 'verify']))
     .addOption(numberOption('--run-ahead <number>', 'steps submitted before the first answer is back', numberRules.runAhead))
     .option('--json', 'print one JSON object {text, promptIds, ids, adapter, stats} and no text')
     .helpOption('-h, --help', 'show this')

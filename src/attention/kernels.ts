@@ -9,7 +9,7 @@ import rotarySource from '../../shaders/attention/rotary.wgsl' with { type: 'tex
 import stateSource from '../../shaders/attention/state.wgsl' with { type: 'text' };
 import updateSource from '../../shaders/attention/update.wgsl' with { type: 'text' };
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
-import { defineKernel, frozen, gridCount, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
+import { defineKernel, frozen, gridCount, type Kernel, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
 import { planPrelude } from './plan.ts';
 
 /** `name = value` pairs as WGSL constants. */
@@ -133,3 +133,6 @@ export const prefillKernel = defineKernel({
     z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
   },
 });
+
+/** All of the above, as a warm-up asks for them. */
+export const attentionKernels = [appendKernel, updateKernel, decodeKernel, mergeKernel, prefillKernel] as unknown as readonly Kernel[];

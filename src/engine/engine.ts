@@ -1,12 +1,15 @@
+import { attentionKernels } from '../attention/kernels.ts';
 import { KvCache } from '../attention/kv-cache.ts';
 import type { KvDtype } from '../attention/layout.ts';
 import { ContextLengthError, InvalidArgumentError, ModelFileError } from '../errors.ts';
 import { causeOf, type Gpu } from '../gpu.ts';
-import { LaunchCache, type LaunchCacheMode, type LaunchStats } from '../launch/cache.ts';
+import { LaunchCache, type LaunchCacheMode, type LaunchEvent, type LaunchStats } from '../launch/cache.ts';
+import type { LaunchManifest } from '../launch/manifest.ts';
 import { type ModelConfig, parseModelConfig } from './config.ts';
 import { type ModelFiles, readJson, readJsonIfPresent } from './files.ts';
 import { type GenerationHost, RunningGeneration } from './generation.ts';
 import { type GenerationDefaults, parseGenerationConfig } from './generation-config.ts';
+import { modelKernels } from './kernels.ts';
 import { LlamaModel, type SamplingParameters } from './model.ts';
 import { ReadbackRing } from './readback.ts';
 import { openSafetensors } from './safetensors.ts';
@@ -25,7 +28,12 @@ export interface EngineOptions {
   readonly numBlocks?: number;
   /** Token budget of one step: longer prompts take several; default 512. */
   readonly maxTokensPerStep?: number;
+  /** Default `on`; `verify` holds every launch against its full key. */
   readonly launchCache?: LaunchCacheMode;
+  /** What `Engine.manifest` gave at an earlier visit: its pipelines are compiled while the weights are on their way. */
+  readonly manifest?: unknown;
+  /** Hears of false hits, and of a launch cache that stands aside. */
+  readonly onLaunchEvent?: (event: LaunchEvent) => void;
   /** Steps submitted before the first readback returns, 1 to 32; default: measured when the engine is loaded. */
   readonly runAhead?: number;
   readonly onProgress?: (progress: LoadProgress) => void;
@@ -104,9 +112,13 @@ export class Engine {
           maxBlocksPerSequence,
         }),
       );
-      const cache = own(new LaunchCache(gpu, { mode: options.launchCache }));
       const onBytes = (loaded: number, total: number) => onProgress?.({ phase: 'weights', loaded, total });
-      const weights = own(await loadWeights(gpu, tensors, config, onBytes, signal));
+      const [cache, weights] = await allOrFirstError([
+        LaunchCache.open(gpu, { mode: options.launchCache, onEvent: options.onLaunchEvent })
+          .then(own)
+          .then((opened) => warmUp(opened, options.manifest)),
+        loadWeights(gpu, tensors, config, onBytes, signal).then(own),
+      ]);
       const ring = own(new ReadbackRing(gpu, maxRunAhead));
       const modelOptions = { maxTokensPerStep, maxLogitRows: logitRowsPerStep };
       const onPipelines = (loaded: number, total: number) => onProgress?.({ phase: 'pipelines', loaded, total });
@@ -114,6 +126,7 @@ export class Engine {
       signal?.throwIfAborted();
       const engine = new Engine({ gpu, config, tokenizer, kv, defaults, contextLength, maxTokensPerStep, cache, model, weights, ring });
       engine.#runAhead = runAhead ?? (await engine.#measureRunAhead());
+      cache.freeze('throw');
       return engine;
     } catch (error) {
       for (const value of owned.reverse()) value.destroy();
@@ -157,6 +170,11 @@ export class Engine {
 
   launchStats(): LaunchStats {
     return this.#cache.stats();
+  }
+
+  /** The pipelines that this engine compiled, as JSON to keep for the next visit (`EngineOptions.manifest`). */
+  manifest(): LaunchManifest {
+    return this.#cache.manifest();
   }
 
   /**
@@ -335,4 +353,16 @@ export class Engine {
 function checkInteger(argument: string, value: number, least: number, most: number): void {
   if (!Number.isInteger(value) || value < least || value > most)
     throw new InvalidArgumentError(argument, value, `an integer from ${least} to ${most}`);
+}
+
+/** What a manifest still knows is compiled; what it does not, or no longer, is compiled when it is prepared. */
+async function warmUp(cache: LaunchCache, manifest: unknown): Promise<LaunchCache> {
+  if (manifest !== undefined) await cache.warmup([...attentionKernels, ...modelKernels], manifest);
+  return cache;
+}
+
+/** As `Promise.all`, but settles only when all have settled, so that whatever they made is known by then. */
+async function allOrFirstError<T extends readonly Promise<unknown>[]>(work: readonly [...T]): Promise<{ [I in keyof T]: Awaited<T[I]> }> {
+  await Promise.allSettled(work);
+  return Promise.all(work) as Promise<{ [I in keyof T]: Awaited<T[I]> }>;
 }

@@ -68,9 +68,10 @@ spec(
     for (const runAhead of [1, 3, 32]) {
       expectEqual((await first.generate(long, { ...options, runAhead }).result).text, expected.text, `text at depth ${runAhead}`);
     }
-    for (const change of [{ launchCache: 'off' }, { maxTokensPerStep: 8 }, { blockSize: 8 }] as const) {
+    for (const change of [{ launchCache: 'off' }, { launchCache: 'verify' }, { maxTokensPerStep: 8 }, { blockSize: 8 }] as const) {
       const engine = await loadEngine(t, { runAhead: 2, ...change });
       expectEqual((await engine.generate(long, options).result).text, expected.text, `text with ${JSON.stringify(change)}`);
+      expectEqual(engine.launchStats().falseHits, 0, 'false hits');
     }
   },
   { devices: 'default', timeout: 300_000 },
@@ -143,6 +144,23 @@ async function stoppingEngine(t: Parameters<typeof loadEngine>[0], stop: number)
   t.defer(() => engine.destroy());
   return engine;
 }
+
+spec(
+  'a manifest of an earlier visit compiles everything ahead, and a foreign one is no harm',
+  async (t) => {
+    const gpu = await t.openGpu();
+    const first = await loadEngine(t, {}, undefined, gpu);
+    const { text } = await first.generate(prompt, greedy).result;
+    const manifest: unknown = JSON.parse(JSON.stringify(first.manifest()));
+    const again = await loadEngine(t, { manifest }, undefined, gpu);
+    expectEqual((await again.generate(prompt, greedy).result).text, text, 'text');
+    expectEqual(again.launchStats().pipelines, first.launchStats().pipelines, 'pipelines');
+    expectEqual(again.manifest(), first.manifest(), 'manifest');
+    const foreign = await loadEngine(t, { manifest: { version: 99 } }, undefined, gpu);
+    expectEqual((await foreign.generate(prompt, greedy).result).text, text, 'text with a foreign manifest');
+  },
+  once,
+);
 
 spec(
   'weights take at most 1.05 times their file, and destroy frees every buffer',
