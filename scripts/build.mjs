@@ -1,5 +1,5 @@
 /** `npm run build`: the library and its types into dist/, and the demonstration page into dist/demo/. */
-import { access, rm } from 'node:fs/promises';
+import { cp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { build } from 'vite';
@@ -19,9 +19,6 @@ if ((await types.done) !== 0) throw new Error('The types do not compile.');
 // The built files must load where there is no WebGPU, for servers that render pages.
 for (const name of ['index', 'engine']) await import(pathToFileURL(join(root, `dist/${name}.js`)).href);
 
-const page = await access(join(root, 'demo/page/index.html')).then(
-  () => true,
-  () => false,
-);
-if (page) await build({ configFile, mode: 'demo', logLevel: 'warn' });
-console.log('Built dist/.');
+await build({ configFile, mode: 'demo', logLevel: 'warn' });
+await cp(join(root, 'demo/model'), join(root, 'dist/demo/model'), { recursive: true });
+console.log('Built dist/: the library, and the page in dist/demo, ready for any static server.');
