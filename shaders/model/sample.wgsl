@@ -63,6 +63,14 @@ fn uniformRandom(seed: u32, position: u32, token: u32) -> f32 {
   return (f32(v.x >> 9u) + 0.5) / 8388608.0;
 }
 
+// A Gumbel variate: -log(-log(1 - u)). WGSL's log is off by up to 2^-21 near 1, where it could be 0 and the variate infinite; the variates
+// that win come from there, so a series (to u^4 / 5, relatively) takes its place.
+fn gumbelRandom(seed: u32, position: u32, token: u32) -> f32 {
+  let u = uniformRandom(seed, position, token);
+  let series = u * (1.0 + u * (1.0 / 2.0 + u * (1.0 / 3.0 + u / 4.0)));
+  return -log(select(-log(1.0 - u), series, u < 1.0 / 64.0));
+}
+
 struct Row {
   first: u32, // of the logits
   maximum: f32,
@@ -148,7 +156,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   var chosen = reduceBest(score, token, local);
 
   if (temperature > 0.0) {
-    var row = Row(first, logits[first + chosen], 1.0 / temperature, 0.0);
+    var row = Row(first, logits[first + chosen], 1.0 / max(temperature, 1e-30), 0.0);
     var threshold = 0u;
     if (topK > 0u && topK < args.vocabSize) {
       threshold = selectThreshold(row, 0u, topK, local);
@@ -169,8 +177,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     for (var t = local; t < args.vocabSize; t += invocations) {
       let logit = logits[first + t];
       if (orderedBits(logit) >= threshold) {
-        let gumbel = -log(-log(uniformRandom(seed, position, t)));
-        let perturbed = logit * row.inverseTemperature + gumbel;
+        let perturbed = (logit - row.maximum) * row.inverseTemperature + gumbelRandom(seed, position, t);
         if (perturbed > score) {
           score = perturbed;
           token = t;

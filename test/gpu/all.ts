@@ -10,6 +10,7 @@ export const specFiles: SpecFiles = {
   linear: () => import('./linear.spec.ts'),
   embed: () => import('./embed.spec.ts'),
   append: () => import('./append.spec.ts'),
+  sample: () => import('./sample.spec.ts'),
   attention: () => import('./attention.spec.ts'),
   engine: () => import('./engine.spec.ts'),
   parity: () => import('./parity.spec.ts'),
