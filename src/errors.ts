@@ -90,6 +90,19 @@ export class LaunchArgumentError extends PagewiseError {
   }
 }
 
+/** WGSL text from which `pagewise/reflect` cannot derive a kernel as it is. */
+export class ReflectionError extends PagewiseError {
+  override readonly name = 'ReflectionError';
+  constructor(
+    readonly kernel: string,
+    /** The name in the WGSL, or in the options, that is the cause. */
+    readonly declaration: string,
+    problem: string,
+  ) {
+    super(`Kernel "${kernel}", ${declaration}: ${problem}`);
+  }
+}
+
 /** A frozen launch cache was asked for a variant that nobody prepared, and its policy is to throw. */
 export class LaunchMissError extends PagewiseError {
   override readonly name = 'LaunchMissError';

@@ -1,0 +1,31 @@
+/** Runs the examples of the documentation as a reader would: `deno run -A examples/NAME.ts`. */
+import { execFile } from 'node:child_process';
+import { readFile } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { expect, test } from 'vitest';
+import { denoEnvironment, denoPath } from '../../scripts/hosts/deno.mjs';
+import { findDriver } from '../../scripts/hosts/drivers.mjs';
+
+async function runExample(name: string): Promise<string> {
+  const [deno, driver] = await Promise.all([denoPath(), findDriver()]);
+  const env = { ...process.env, ...denoEnvironment, ...driver.env, NO_COLOR: '1' };
+  const { stdout, stderr } = await promisify(execFile)(deno, ['run', '-A', '--no-prompt', `examples/${name}.ts`], { env });
+  expect(stderr).toBe('');
+  return stdout;
+}
+
+test('reflect: a shader of somebody else, in three lines', { timeout: 120_000 }, async () => {
+  // The last speed is (1.998, 1.999), damped by half; the winds sum up to (1, 0.505).
+  expect(await runExample('reflect')).toBe('The last point drifted to 1.999, 1.505.\n100 launches, 1 pipeline, 0 misses.\n');
+});
+
+test('the lines that the documents show are those of the example', async () => {
+  const example = await readFile('examples/reflect.ts', 'utf8');
+  for (const file of ['README.md']) {
+    const text = await readFile(file, 'utf8');
+    const shown = /```ts\n(const cache = new LaunchCache\(gpu\);\nconst drift = [\s\S]*?)```/.exec(text)?.[1] ?? '';
+    const lines = shown.split('\n').filter((line) => line.trim() !== '' && !line.includes('//'));
+    expect(lines.length, file).toBeGreaterThanOrEqual(4);
+    for (const line of lines) expect(example, file).toContain(line.trim());
+  }
+});
