@@ -1,17 +1,25 @@
-import { InvalidArgumentError, LaunchArgumentError, LaunchMissError } from '../errors.ts';
+import { BufferDestroyedError, InvalidArgumentError, LaunchArgumentError, LaunchMissError } from '../errors.ts';
 import type { Gpu } from '../gpu.ts';
 import { ArgumentArena, type ArgumentSlot } from './arguments.ts';
 import { checkArguments } from './checks.ts';
 import { frozenOf, type KernelEntry, keysOf, namedKeys, sameKeys, selectorsOf, type Values, type Variant } from './entry.ts';
 import { Histogram } from './histogram.ts';
-import { type ArgumentDeclarations, type ArgumentPath, type ArgumentsOf, type Kernel, type SelectorValue, shapeOf } from './kernel.ts';
+import {
+  type ArgumentDeclarations,
+  type ArgumentPath,
+  type ArgumentsOf,
+  type BufferArgument,
+  type Kernel,
+  type SelectorValue,
+  shapeOf,
+} from './kernel.ts';
 import { describeEntries, type LaunchManifest, readManifest } from './manifest.ts';
 import { compilePipeline, compilePipelineSync, createLayout } from './pipelines.ts';
 import { choosePath } from './self-test.ts';
 import { LaunchSite } from './site.ts';
 import { UncachedLaunches } from './uncached.ts';
 import type { FalseHit } from './verify.ts';
-import { BufferWatch } from './watch.ts';
+import { BufferWatch, bufferOf } from './watch.ts';
 
 /**
  * `on`: launches go through prepared sites. `off`: what a careful program does without a launch cache: the full key is built from all
@@ -64,7 +72,7 @@ export interface LaunchStats {
   /** Why the cache stands aside, where it does. */
   readonly passThrough: string | undefined;
   readonly argumentPath: ArgumentPath;
-  /** Host time of one launch in 64: [below so many microseconds, count]. */
+  /** Host time of one launch in each 64: [below so many microseconds, count]. */
   readonly encodeTime: readonly (readonly [microseconds: number, count: number])[];
 }
 
@@ -82,6 +90,8 @@ export class LaunchCache {
   readonly maxBindings: number;
   readonly watch = new BufferWatch();
   readonly encodeTime = new Histogram();
+  /** The launch after which the next one is sampled. */
+  nextSample = 0;
   /** Counts flushes: a site that sees a new number starts over with its first slot. */
   epoch = 0;
   /** Why nothing can be recorded any more; undefined while it can. */
@@ -94,6 +104,8 @@ export class LaunchCache {
   readonly #argumentSlots: number;
   readonly #maxPipelines: number;
   readonly #arenas: ArgumentArena[] = [];
+  readonly #freeSlots: ArgumentSlot[] = [];
+  readonly #releasedSlots: ArgumentSlot[] = [];
   readonly #entries = new Map<Kernel, KernelEntry>();
   readonly #uncached: UncachedLaunches;
   #passThrough: string | undefined;
@@ -142,14 +154,18 @@ export class LaunchCache {
     checkArguments(plain, values);
     this.counts.prepares++;
     const entry = this.#entryOf(plain, values);
-    const variant = await this.#compile(entry, keysOf(entry.shape, values)).catch((error) => {
+    entry.sites++; // from the start, so that no concurrent call freezes other values
+    try {
+      const variant = await this.#compile(entry, keysOf(entry.shape, values));
+      this.throwIfFailed();
+      const site = new LaunchSite<A>(this, entry, variant, values);
+      this.counts.sites++;
+      return site;
+    } catch (error) {
+      entry.sites--;
       this.#forgetEmpty(entry);
       throw error;
-    });
-    this.throwIfFailed();
-    entry.sites++;
-    this.counts.sites++;
-    return new LaunchSite<A>(this, entry, variant, values);
+    }
   }
 
   /**
@@ -186,11 +202,14 @@ export class LaunchCache {
     let compiled = 0;
     const work = variants.map(async ({ kernel, frozen, keys }) => {
       const entry = this.#entryOf(kernel, frozen);
-      await this.#compile(
-        entry,
-        entry.shape.keys.map(({ name }) => keys[name]),
-      );
+      const values = entry.shape.keys.map(({ name }) => keys[name]);
+      if (isKnown(entry, values)) return;
       compiled++;
+      await this.#compile(entry, values).catch((error) => {
+        compiled--;
+        this.#forgetEmpty(entry);
+        throw error;
+      });
     });
     const results = await Promise.allSettled(work);
     this.throwIfFailed();
@@ -211,6 +230,7 @@ export class LaunchCache {
   /** Writes the per-call values recorded since the last flush. Call it right before a submit of your own. */
   flush(): void {
     for (const arena of this.#arenas) arena.flush();
+    if (this.#releasedSlots.length > 0) this.#freeSlots.push(...this.#releasedSlots.splice(0));
     this.#uncached.next();
     this.epoch++;
   }
@@ -241,10 +261,15 @@ export class LaunchCache {
 
   /** For sites: a slot for per-call values; a full arena is joined by another, it never wraps. */
   takeSlot(): ArgumentSlot {
-    const slot = this.#arenas.at(-1)?.take();
+    const slot = this.#freeSlots.pop() ?? this.#arenas.at(-1)?.take();
     if (slot) return slot;
     this.#arenas.push(new ArgumentArena(this.gpu.device, this.#argumentSlots));
     return this.takeSlot();
+  }
+
+  /** For sites: slots that no later launch needs. Another may take them once what they hold is written. */
+  releaseSlot(slot: ArgumentSlot): void {
+    this.#releasedSlots.push(slot);
   }
 
   /**
@@ -269,10 +294,12 @@ export class LaunchCache {
 
   /** For sites: sets everything but the grid by the uncached path. */
   setUncached(pass: GPUComputePassEncoder, entry: KernelEntry, values: Values): void {
+    const destroyed = entry.shape.buffers.find(({ name }) => this.watch.isDestroyed(bufferOf(values[name] as BufferArgument)));
+    if (destroyed) throw new BufferDestroyedError(entry.kernel.name, destroyed.name);
     let compiled = 0;
     const pipeline = this.#uncached.pipeline(entry, values, (selectors) => {
       const keys = keysOf(entry.shape, values);
-      const unchanged = [...entry.frozen].every(([name, value]) => values[name] === value);
+      const unchanged = [...entry.frozen].every(([name, value]) => Object.is(values[name], value));
       const known = unchanged ? entry.variants.find((v) => sameKeys(v.keys, keys)) : undefined;
       if (known) return known.pipeline;
       compiled = 1;
@@ -293,7 +320,7 @@ export class LaunchCache {
 
   #entryOf(kernel: Kernel, values: Values): KernelEntry {
     const known = this.#entries.get(kernel);
-    const changed = known && [...known.frozen].find(([name, value]) => values[name] !== value);
+    const changed = known && [...known.frozen].find(([name, value]) => !Object.is(values[name], value));
     if (known && !changed) return known;
     if (known && changed && known.sites > 0) {
       const [name, value] = changed;
@@ -348,6 +375,11 @@ export class LaunchCache {
     this.counts.evictions++;
     this.#options.onEvent?.({ type: 'eviction', kernel: entry.kernel.name, keys: namedKeys(entry.shape, variant.keys) });
   }
+}
+
+/** Compiled, or about to be. */
+function isKnown(entry: KernelEntry, keys: readonly SelectorValue[]): boolean {
+  return [...entry.variants, ...entry.compiling].some((one) => sameKeys(one.keys, keys));
 }
 
 function positive(option: string, value: number): number {

@@ -37,12 +37,12 @@ export function frozenOf(shape: KernelShape, values: Values): Map<string, Select
 /** For a Map: as typed as `sameKeys`, with the frozen values too. */
 export function fullKey(shape: KernelShape, values: Values): string {
   const known = [...keysOf(shape, values), ...shape.frozen.map((name) => values[name] as SelectorValue)];
-  return JSON.stringify(known.map((value) => [typeof value, String(value)]));
+  return JSON.stringify(known.map((value) => [typeof value, Object.is(value, -0) ? '-0' : String(value)]));
 }
 
-/** Typed, position by position: (1, 16) and (11, 6) differ, and so do 1 and '1'. */
+/** Typed, position by position: (1, 16) and (11, 6) differ, so do 1 and '1', and 0 and -0; NaN is itself. */
 export function sameKeys(a: readonly SelectorValue[], b: readonly SelectorValue[]): boolean {
-  return a.every((value, i) => value === b[i]);
+  return a.every((value, i) => Object.is(value, b[i]));
 }
 
 export function selectorsOf(

@@ -1,10 +1,11 @@
-/** Counts of durations by powers of two: bucket n holds those below 2^n microseconds, and not below half of that. */
+/** Counts of durations by powers of two: bucket n holds those below 2^n microseconds, and not below half of that; the last all longer ones. */
 export class Histogram {
   readonly #buckets = new Array<number>(20).fill(0);
 
   /** @param milliseconds a duration */
   add(milliseconds: number): void {
-    const bucket = Math.ceil(Math.log2(Math.max(milliseconds * 1000, 1)));
+    const microseconds = milliseconds * 1000;
+    const bucket = microseconds < 1 ? 0 : Math.floor(Math.log2(microseconds)) + 1;
     this.#buckets[Math.min(bucket, this.#buckets.length - 1)]++;
   }
 

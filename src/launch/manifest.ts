@@ -1,5 +1,5 @@
 import { type KernelEntry, namedKeys } from './entry.ts';
-import { joinSource, type Kernel, type SelectorValue } from './kernel.ts';
+import { joinSource, type Kernel, type SelectorValue, shapeOf } from './kernel.ts';
 
 type Named = Readonly<Record<string, SelectorValue>>;
 
@@ -26,12 +26,26 @@ export function readManifest(manifest: unknown, kernels: readonly Kernel[]) {
   const skipped: string[] = [];
   if (!isManifest(manifest)) return { variants, skipped: ['the manifest is damaged or of another version'] };
   for (const { kernel: name, wgsl, frozen, keys } of manifest.variants) {
-    const kernel = kernels.find((one) => one.name === name);
-    if (!kernel) skipped.push(`${name}: no such kernel`);
-    else if (hash(joinSource(kernel, { ...frozen, ...keys })) !== wgsl) skipped.push(`${name}: its WGSL has changed`);
-    else variants.push({ kernel, frozen, keys });
+    const namesakes = kernels.filter((one) => one.name === name);
+    const kernel = namesakes.find((one) => holds(one, wgsl, frozen, keys));
+    if (kernel) variants.push({ kernel, frozen, keys });
+    else skipped.push(namesakes.length === 0 ? `${name}: no such kernel` : `${name}: its WGSL or its arguments have changed`);
   }
   return { variants, skipped };
+}
+
+/** Whether a variant's selectors are those of the kernel, by name and type, and make the WGSL that they made. */
+function holds(kernel: Kernel, wgsl: string, frozen: Named, keys: Named): boolean {
+  const shape = shapeOf(kernel);
+  const selectors = { ...frozen, ...keys };
+  const isSelector = (name: string) => ['number', 'boolean', 'string'].includes(typeof selectors[name]);
+  if (!shape.frozen.every(isSelector) || !shape.keys.every(({ name }) => isSelector(name))) return false;
+  if (shape.constants.some((name) => typeof selectors[name] === 'string')) return false;
+  try {
+    return hash(joinSource(kernel, selectors)) === wgsl;
+  } catch {
+    return false; // a prelude that cannot make anything of these values
+  }
 }
 
 function isManifest(value: unknown): value is LaunchManifest {

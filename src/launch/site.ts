@@ -19,6 +19,8 @@ interface BindingSet {
   readonly places: Place[];
   epoch: number;
   uses: number;
+  /** Hears that one of the buffers is gone. */
+  readonly drop: () => void;
 }
 
 /** One memory, as the types of per-call values. */
@@ -28,8 +30,14 @@ interface ImmediateViews {
   readonly f32: Float32Array;
 }
 
-/** Of a launch in so many, the host time is measured, and in mode `verify-sample` the key. */
+/** Of one launch in each so many, the host time is measured, and in mode `verify-sample` the key. */
 const sampling = 64;
+
+/** The launch to sample in the block after that of `launch`: at another place in each, so that no launch of a step escapes for ever. */
+function nextSample(launch: number): number {
+  const block = Math.floor(launch / sampling) + 1;
+  return block * sampling + ((block * 37) % sampling);
+}
 
 /**
  * One place in a program from which a kernel is launched: it remembers the last variant, its bind groups and its argument slots,
@@ -44,7 +52,7 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
   readonly #indirect: string | undefined;
   readonly #immediates: ImmediateViews | undefined;
   readonly #sets: BindingSet[] = [];
-  #set: BindingSet;
+  #set: BindingSet | undefined;
   #variant: Variant;
   /** The argument whose buffer is gone for good. */
   #destroyed: string | undefined;
@@ -54,7 +62,9 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
     this.#cache = cache;
     this.#entry = entry;
     this.#variant = variant;
-    this.#stored = { ...values };
+    this.#stored = Object.fromEntries(
+      Object.entries(values).map(([name, value]) => [name, typeof value === 'object' ? keptRange(value) : value]),
+    );
     const { workgroups } = entry.kernel;
     this.#grid = 'x' in workgroups ? workgroups : undefined;
     this.#indirect = 'indirect' in workgroups ? workgroups.indirect : undefined;
@@ -69,11 +79,12 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
       if (cache.watch.isDestroyed(buffer)) throw new BufferDestroyedError(entry.kernel.name, name);
       cache.watch.watch(buffer, () => {
         this.#destroyed = name;
-        this.#sets.length = 0;
+        for (const set of [...this.#sets]) this.#dropSet(set);
       });
     }
-    this.#set = this.#addSet(values);
-    if (cache.mode !== 'off') this.#set.places.push(this.#makePlace(this.#set));
+    const set = this.#addSet(values);
+    if (cache.mode !== 'off') set.places.push(this.#makePlace(set));
+    this.#set = set;
   }
 
   /** Compiles the variant for these keys ahead of the launch that needs it. */
@@ -97,16 +108,23 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
     if (x === 0 || y === 0 || z === 0) return;
     this.#checkGrid(values, x, y, z);
 
-    const sampled = cache.counts.launches++ % sampling === 0;
+    const sampled = cache.counts.launches >= cache.nextSample;
     const start = sampled ? performance.now() : 0;
+    const grid = this.#indirect === undefined ? undefined : this.#gridBuffer(this.#indirect, values);
     this.#setAny(pass, values, cache.mode === 'verify' || (cache.mode === 'verify-sample' && sampled));
-    if (this.#indirect === undefined) {
-      pass.dispatchWorkgroups(x, y, z);
-    } else {
-      const grid = values[this.#indirect] as BufferArgument;
-      pass.dispatchWorkgroupsIndirect(bufferOf(grid), 'buffer' in grid ? grid.offset : 0);
+    if (grid) pass.dispatchWorkgroupsIndirect(bufferOf(grid), 'buffer' in grid ? grid.offset : 0);
+    else pass.dispatchWorkgroups(x, y, z);
+    if (sampled) {
+      cache.encodeTime.add(performance.now() - start);
+      cache.nextSample = nextSample(cache.counts.launches);
     }
-    if (sampled) cache.encodeTime.add(performance.now() - start);
+    cache.counts.launches++;
+  }
+
+  #gridBuffer(name: string, values: Values): BufferArgument {
+    const grid = values[name] as BufferArgument;
+    if (this.#cache.watch.isDestroyed(bufferOf(grid))) throw new BufferDestroyedError(this.#entry.kernel.name, name);
+    return grid;
   }
 
   /** Pipeline, bind group and arguments of a prepared launch. */
@@ -156,7 +174,7 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
     const last = this.#variant.keys;
     for (let i = 0; i < keys.length; i++) {
       const { name, of } = keys[i];
-      if ((of ? of(values[name] as number) : values[name]) === last[i]) continue;
+      if (Object.is(of ? of(values[name] as number) : values[name], last[i])) continue;
       const found = this.#cache.findVariant(this.#entry, values);
       if (found) this.#variant = found;
       return found;
@@ -167,18 +185,17 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
 
   #currentPlace(values: Values): Place {
     const { swappable } = this.#entry.shape;
-    for (let i = 0; i < swappable.length; i++) {
-      if (sameBuffer(values[swappable[i]] as BufferArgument, this.#set.buffers[i])) continue;
-      this.#set = this.#findSet(values);
-      break;
+    let set = this.#set;
+    for (let i = 0; i < swappable.length && set; i++) {
+      if (!sameBuffer(values[swappable[i]] as BufferArgument, set.buffers[i])) set = undefined;
     }
-    const set = this.#set;
-    if (set.places.length === 0) set.places.push(this.#makePlace(set));
-    if (!set.places[0].slot) return set.places[0];
+    set ??= this.#set = this.#findSet(values);
     if (set.epoch !== this.#cache.epoch) {
       set.epoch = this.#cache.epoch;
       set.uses = 0;
     }
+    if (set.places.length === 0) set.places.push(this.#makePlace(set));
+    if (!set.places[0].slot) return set.places[0];
     if (set.uses === set.places.length) set.places.push(this.#makePlace(set));
     return set.places[set.uses++];
   }
@@ -192,23 +209,25 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
   #addSet(values: Values): BindingSet {
     const { kernel, shape } = this.#entry;
     const { watch, maxBindings } = this.#cache;
-    const set = { buffers: shape.swappable.map((name) => values[name] as BufferArgument), places: [], epoch: -1, uses: 0 };
+    const buffers = shape.swappable.map((name) => keptRange(values[name] as BufferArgument));
+    const set: BindingSet = { buffers, places: [], epoch: -1, uses: 0, drop: () => this.#dropSet(set) };
     const destroyed = shape.swappable.find((_, i) => watch.isDestroyed(bufferOf(set.buffers[i])));
     if (destroyed !== undefined) throw new BufferDestroyedError(kernel.name, destroyed);
-    for (const argument of set.buffers) {
-      watch.watch(bufferOf(argument), () => {
-        const index = this.#sets.indexOf(set);
-        if (index >= 0) this.#sets.splice(index, 1);
-        if (this.#set === set) this.#set = { ...set, buffers: [] };
-      });
-    }
+    for (const argument of buffers) watch.watch(bufferOf(argument), set.drop);
     this.#sets.push(set);
     if (this.#sets.length > maxBindings) {
       const oldest = this.#sets.filter((one) => one !== set).reduce((a, b) => (b.epoch < a.epoch ? b : a));
-      this.#sets.splice(this.#sets.indexOf(oldest), 1);
+      this.#dropSet(oldest);
       this.#cache.counts.evictions++;
     }
     return set;
+  }
+
+  #dropSet(set: BindingSet): void {
+    this.#sets.splice(this.#sets.indexOf(set), 1);
+    if (this.#set === set) this.#set = undefined;
+    for (const argument of set.buffers) this.#cache.watch.unwatch(bufferOf(argument), set.drop);
+    for (const { slot } of set.places.splice(0)) if (slot) this.#cache.releaseSlot(slot);
   }
 
   #makePlace({ buffers }: BindingSet): Place {
@@ -241,4 +260,9 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
     }
     pass.setImmediates(0, views.u32);
   }
+}
+
+/** A copy that the caller cannot change any more. */
+function keptRange(argument: BufferArgument): BufferArgument {
+  return 'buffer' in argument ? { ...argument } : argument;
 }

@@ -33,7 +33,7 @@ export function findFalseHit(entry: KernelEntry, variant: Variant, stored: Value
   }
   const keys = keysOf(shape, seen);
   if (sameKeys(variant.keys, keys)) return undefined;
-  const index = keys.findIndex((key, i) => key !== variant.keys[i]);
+  const index = keys.findIndex((key, i) => !Object.is(key, variant.keys[i]));
   return report(shape.keys[index].name, variant.keys[index], keys[index]);
 }
 

@@ -11,27 +11,37 @@ export function bufferOf(argument: BufferArgument): GPUBuffer {
  */
 export class BufferWatch {
   readonly #destroyed = new WeakSet<GPUBuffer>();
-  readonly #listeners = new WeakMap<GPUBuffer, (() => void)[]>();
+  readonly #listeners = new WeakMap<GPUBuffer, Set<() => void>>();
 
-  /** Calls `onDestroy` once `buffer` is destroyed. */
+  /** Calls `onDestroy` once `buffer` is destroyed, unless `unwatch` comes first. */
   watch(buffer: GPUBuffer, onDestroy: () => void): void {
+    this.#track(buffer).add(onDestroy);
+  }
+
+  /** Lets go of what `watch` was given. */
+  unwatch(buffer: GPUBuffer, onDestroy: () => void): void {
+    this.#listeners.get(buffer)?.delete(onDestroy);
+  }
+
+  /** Of a buffer that this watch has not met before, it can only be known from now on. */
+  isDestroyed(buffer: GPUBuffer): boolean {
+    this.#track(buffer);
+    return this.#destroyed.has(buffer);
+  }
+
+  #track(buffer: GPUBuffer): Set<() => void> {
     const known = this.#listeners.get(buffer);
-    if (known) {
-      known.push(onDestroy);
-      return;
-    }
-    const listeners = [onDestroy];
+    if (known) return known;
+    const listeners = new Set<() => void>();
     this.#listeners.set(buffer, listeners);
     const destroy = buffer.destroy.bind(buffer);
     const value = () => {
       this.#destroyed.add(buffer);
-      for (const listener of listeners.splice(0)) listener();
+      for (const listener of listeners) listener();
+      listeners.clear();
       return destroy();
     };
     Object.defineProperty(buffer, 'destroy', { configurable: true, writable: true, value });
-  }
-
-  isDestroyed(buffer: GPUBuffer): boolean {
-    return this.#destroyed.has(buffer);
+    return listeners;
   }
 }
