@@ -103,9 +103,10 @@ const modes: Record<string, UserConfig> = {
     },
     optimizeDeps: { noDiscovery: true, include: external },
   },
-  /** The GPU specs, and the terminal program, for Node: bundled, since Node 20 reads neither TypeScript nor WGSL. */
+  /** The GPU specs, the terminal program and the benches, for Node: bundled, since Node 20 reads neither TypeScript nor WGSL. */
   'specs-node': { build: nodeBuild('specs-node', 'test/harness/node.ts') },
   'generate-node': { build: nodeBuild('generate-node', 'demo/terminal/generate-node.ts') },
+  'bench-node': { build: nodeBuild('bench-node', 'bench/node.ts') },
 };
 
 export default defineConfig(({ mode }) => {
@@ -118,6 +119,7 @@ export default defineConfig(({ mode }) => {
     resolve: {
       alias: [
         { find: /^pagewise\/engine$/, replacement: inRoot('src/engine/index.ts') },
+        { find: /^pagewise\/reflect$/, replacement: inRoot('src/reflect/index.ts') },
         { find: /^pagewise$/, replacement: inRoot('src/index.ts') },
       ],
     },

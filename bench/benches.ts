@@ -1,0 +1,14 @@
+import type { Gpu } from 'pagewise';
+import { benchLaunch } from './launch/bench.ts';
+import type { BenchHost, BenchOptions, BenchRow } from './report.ts';
+
+/** A bench: it makes what it needs on the device and takes it down again. */
+export type Bench = (
+  gpu: Gpu,
+  host: BenchHost,
+  options: BenchOptions,
+) => Promise<{ readonly rows: readonly BenchRow[]; readonly notes: readonly string[] }>;
+
+export const benches = {
+  launch: benchLaunch,
+} satisfies Record<string, Bench>;

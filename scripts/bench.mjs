@@ -1,0 +1,132 @@
+/** Runs a bench in one host, prints its table and writes its rows. See `--help`. */
+import { mkdir, writeFile } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { parseArgs } from 'node:util';
+import { createServer } from 'vite';
+import { currentCommit } from './commit.mjs';
+import { launchChromium } from './hosts/chromium.mjs';
+import { buildForNode, dawnFindsAdapter } from './hosts/dawn.mjs';
+import { denoEnvironment, denoPath } from './hosts/deno.mjs';
+import { driverSources, findDriver } from './hosts/drivers.mjs';
+import { root } from './hosts/folders.mjs';
+import { exitOnSignals, runInForeground } from './hosts/processes.mjs';
+
+const help = `Usage: npm run bench -- launch|cold|generate [options]
+
+  launch    what a launch costs the host, by every way to make one
+  cold      the time to the first token, with and without a warm-up manifest
+  generate  tokens per second and host time with the launch cache on and off
+
+  --host deno|chromium|node  where to run (default deno; node is Dawn from npm)
+  --rounds N                 how often everything is measured; medians of fewer than 5 are not to be quoted
+  --quick                    as little as shows that it runs
+  --json FILE                write the rows
+  --driver SOURCE            ${driverSources.join(', ')} (for deno and node, on Linux)`;
+
+/**
+ * @typedef {object} Request
+ * @property {string} bench
+ * @property {import('../bench/report.ts').BenchOptions} options
+ * @property {string} commit
+ * @property {string} [json] a path
+ * @property {string} [driver]
+ */
+
+/** @type {Record<string, (request: Request) => Promise<number>>} each gives the exit code */
+const hosts = {
+  async deno(request) {
+    const driver = await findDriver({ only: request.driver });
+    const args = ['run', '--allow-all', '--no-prompt', '--quiet', '--config', join(root, 'deno.json'), join(root, 'bench/deno.ts')];
+    return runInForeground(await denoPath(), [...args, ...argumentsOf(request)], { ...denoEnvironment, ...environmentOf(driver) });
+  },
+
+  async node(request) {
+    const driver = await findDriver({ only: request.driver, works: dawnFindsAdapter });
+    const program = await buildForNode('bench-node', 'node.js');
+    return runInForeground(process.execPath, ['--enable-source-maps', program, ...argumentsOf(request)], environmentOf(driver));
+  },
+
+  async chromium({ bench, options, commit, json }) {
+    const server = await createServer({ root, configFile: join(root, 'vite.config.ts'), mode: 'bench', logLevel: 'warn' });
+    await server.listen();
+    try {
+      const browser = await launchChromium();
+      try {
+        const page = await browser.newPage();
+        page.on('console', (message) => {
+          if (message.type() !== 'debug') console.error(`[${message.type()}] ${message.text()}`);
+        });
+        /** @type {Promise<never>} */
+        const failure = new Promise((_, reject) => {
+          page.on('pageerror', reject);
+          page.on('crash', () => reject(new Error('the page crashed')));
+        });
+        failure.catch(() => {});
+        await page.exposeBinding('pagewisePrint', (_source, line) => console.log(line));
+        const address = /** @type {import('node:net').AddressInfo} */ (server.httpServer?.address());
+        await page.goto(`http://127.0.0.1:${address.port}/bench/chromium.html`);
+        await Promise.race([failure, page.waitForFunction('window.runPagewiseBench', undefined, { timeout: 60_000 })]);
+        const run = page.evaluate(
+          ([name, chosen, at]) => window.runPagewiseBench(name, chosen, at),
+          /** @type {const} */ ([bench, options, commit]),
+        );
+        const report = await Promise.race([failure, run]);
+        if (json !== undefined) {
+          await mkdir(dirname(json), { recursive: true });
+          await writeFile(json, `${JSON.stringify(report, undefined, 2)}\n`);
+        }
+        return 0;
+      } finally {
+        await browser.close();
+      }
+    } finally {
+      await server.close();
+    }
+  },
+};
+
+exitOnSignals();
+process.exitCode = await main().catch((error) => {
+  console.error(`Error: ${error.message}`);
+  return 1;
+});
+
+async function main() {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      host: { type: 'string', default: 'deno' },
+      rounds: { type: 'string' },
+      quick: { type: 'boolean' },
+      json: { type: 'string' },
+      driver: { type: 'string' },
+      help: { type: 'boolean', short: 'h' },
+    },
+  });
+  if (values.help || positionals.length !== 1) {
+    console.log(help);
+    return values.help ? 0 : 1;
+  }
+  if (!Object.hasOwn(hosts, values.host))
+    throw new Error(`There is no host "${values.host}". There are: ${Object.keys(hosts).join(', ')}.`);
+  const rounds = values.rounds === undefined ? undefined : Number(values.rounds);
+  return hosts[values.host]({
+    bench: positionals[0],
+    options: { rounds, quick: values.quick },
+    commit: currentCommit(),
+    json: values.json === undefined ? undefined : resolve(values.json),
+    driver: values.driver,
+  });
+}
+
+/** As the programs of Deno and Node take it. @param {Request} request */
+function argumentsOf({ bench, options: { rounds, quick }, commit, json }) {
+  const options = { rounds, json, commit };
+  const given = Object.entries(options).flatMap(([name, value]) => (value === undefined ? [] : [`--${name}`, String(value)]));
+  return [bench, ...given, ...(quick ? ['--quick'] : [])];
+}
+
+/** @param {import('./hosts/drivers.mjs').Driver} driver */
+function environmentOf({ env, source, description, backend }) {
+  return { ...env, PAGEWISE_DRIVER_DESCRIPTION: `${backend}, ${source}: ${description}` };
+}
