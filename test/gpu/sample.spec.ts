@@ -60,7 +60,7 @@ for (const vocabulary of [7, 4096, 50257]) {
         { topP: 1e-6 },
         { temperature: 1e-4 },
         { temperature: 1e-30 },
-        { temperature: 3e-39 },
+        { temperature: 1e-40 },
         { topK: 1, topP: 0.3, temperature: 5 },
       ];
       const rows = cases.map((options, i) => ({ ...options, logits: numbers.normals(vocabulary, i % 2 === 0 ? 1 : 4), seed: i }));
@@ -159,14 +159,35 @@ spec(
   { devices: 'default' },
 );
 
-/** 8 million random numbers: the rarest must not let a token in that has no chance. */
+/** 17 million random numbers: the rarest must not let a token in that has no chance. */
 spec(
   'a token without a chance never comes',
   async (t) => {
-    const logits = new Float32Array(8192).fill(-40);
+    const logits = new Float32Array(32768).fill(-40);
     logits[17] = 0;
-    const tokens = await draw(t, { logits }, 1024, 'position', 512);
+    const tokens = await draw(t, { logits }, 512, 'position', 128);
     expectEqual([...new Set(tokens)], [17]);
+  },
+  { devices: 'default' },
+);
+
+spec(
+  'a top-p just below 1 lets in the whole of top-k, and no more',
+  async (t) => {
+    const numbers = random(31);
+    const rows = Array.from({ length: 300 }, (_, seed) => ({
+      logits: numbers.normals(400),
+      topK: 3,
+      topP: 1 - 2 ** -24,
+      temperature: 20,
+      seed,
+    }));
+    const sample = await openSampler(t, rows.length);
+    const ranks = (await sample(rows)).map(({ token }, i) => rows[i].logits.filter((logit) => logit > rows[i].logits[token]).length);
+    expectEqual(
+      [...new Set(ranks)].sort((a, b) => a - b),
+      [0, 1, 2],
+    );
   },
   { devices: 'default' },
 );
@@ -212,7 +233,7 @@ spec('a stop token ends the sequence, which stays ended until its row is first u
   expectEqual(await run(1, 7, { stopTokens: [] }), [7, 0], 'no stop tokens');
   const both = await sample([
     { ...greedy, logits: logitsFor(3), sequence: 3, first: true, stopTokens: [1] },
-    { ...greedy, logits: logitsFor(1), sequence: 2, first: true, stopTokens: [2, 1] },
+    { ...greedy, logits: logitsFor(1), sequence: 2, first: true, stopTokens: [3, 1] },
   ]);
   expectEqual(
     [both[3], both[2], both[0]],
