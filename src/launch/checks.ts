@@ -17,7 +17,7 @@ export function checkArguments(kernel: Kernel, values: Values): void {
 }
 
 function expectedType(declaration: ArgumentDeclaration): string {
-  if (declaration.class === 'buffer') return 'buffer';
+  if (declaration.class === 'buffer' || declaration.class === 'indirect') return 'buffer';
   if (declaration.class !== 'key' && declaration.class !== 'frozen') return 'number';
   return declaration.type === 'bool' ? 'boolean' : declaration.type === 'text' ? 'string or number' : 'number';
 }

@@ -92,6 +92,11 @@ export interface Kernel<A extends ArgumentDeclarations = ArgumentDeclarations> {
    * whose buffer holds the grid instead. A grid that is hard to know exactly may be larger, where the kernel's invocations check for themselves.
    */
   readonly workgroups: Grid<A> | { readonly indirect: keyof A & string };
+  /**
+   * Bytes of workgroup memory of a variant. Where it is said, a variant that needs more than the device grants is a `LimitExceededError` when
+   * it is prepared; not every host's compiler notices.
+   */
+  readonly workgroupMemory?: (selectors: SelectorsOf<A>) => number;
   /** Set where the WGSL brings its own names and bindings; made by `pagewise/reflect`. */
   readonly wgsl?: OwnInterface;
   /** Says that no argument selects a pipeline, on purpose. Needed where no argument is a key, a bucket or frozen. */

@@ -54,6 +54,14 @@ export function createBindGroup(
   return device.createBindGroup({ label: kernel.name, layout: layout.bindGroupLayout, entries });
 }
 
+function checkWorkgroupMemory(gpu: Gpu, kernel: Kernel, selectors: Selectors): void {
+  const needed = kernel.workgroupMemory?.(selectors as never) ?? 0;
+  const granted = gpu.limits.maxComputeWorkgroupStorageSize;
+  if (needed <= granted) return;
+  const remedy = 'Choose a smaller tile; `prepareFitting` takes the first that fits.';
+  throw new LimitExceededError(`Kernel "${kernel.name}"`, 'maxComputeWorkgroupStorageSize', needed, granted, remedy);
+}
+
 function describePipeline(gpu: Gpu, kernel: Kernel, shape: KernelShape, layout: KernelLayout, selectors: Selectors) {
   const code = joinSource(kernel, selectors, layout.path);
   const module = gpu.device.createShaderModule({ label: kernel.name, code });
@@ -67,7 +75,11 @@ function describePipeline(gpu: Gpu, kernel: Kernel, shape: KernelShape, layout: 
   return { code, module, descriptor };
 }
 
-/** Compiles one variant without blocking. @throws {KernelCompileError} with the compiler's message and the numbered source. */
+/**
+ * Compiles one variant without blocking.
+ * @throws {LimitExceededError} when the kernel says that it needs more workgroup memory than there is.
+ * @throws {KernelCompileError} with the compiler's message and the numbered source.
+ */
 export async function compilePipeline(
   gpu: Gpu,
   kernel: Kernel,
@@ -75,6 +87,7 @@ export async function compilePipeline(
   layout: KernelLayout,
   selectors: Selectors,
 ): Promise<GPUComputePipeline> {
+  checkWorkgroupMemory(gpu, kernel, selectors);
   gpu.device.pushErrorScope('validation');
   const { code, module, descriptor } = describePipeline(gpu, kernel, shape, layout, selectors);
   const scope = gpu.device.popErrorScope();
@@ -95,6 +108,7 @@ export async function compilePipeline(
 
 /** Compiles one variant at once, for a launch that cannot wait. */
 export function compilePipelineSync(gpu: Gpu, kernel: Kernel, shape: KernelShape, layout: KernelLayout, selectors: Selectors) {
+  checkWorkgroupMemory(gpu, kernel, selectors);
   return gpu.device.createComputePipeline(describePipeline(gpu, kernel, shape, layout, selectors).descriptor);
 }
 

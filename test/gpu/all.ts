@@ -8,6 +8,7 @@ export const specFiles: SpecFiles = {
   'launch-variants': () => import('./launch-variants.spec.ts'),
   'launch-errors': () => import('./launch-errors.spec.ts'),
   'launch-verify': () => import('./launch-verify.spec.ts'),
+  'launch-arguments': () => import('./launch-arguments.spec.ts'),
   reflect: () => import('./reflect.spec.ts'),
   linear: () => import('./linear.spec.ts'),
   embed: () => import('./embed.spec.ts'),
