@@ -9,6 +9,7 @@ export const specFiles: SpecFiles = {
   'launch-errors': () => import('./launch-errors.spec.ts'),
   'launch-verify': () => import('./launch-verify.spec.ts'),
   'launch-arguments': () => import('./launch-arguments.spec.ts'),
+  'launch-freeze': () => import('./launch-freeze.spec.ts'),
   reflect: () => import('./reflect.spec.ts'),
   linear: () => import('./linear.spec.ts'),
   embed: () => import('./embed.spec.ts'),

@@ -179,9 +179,9 @@ spec(
     const output = poisoned(t, 4);
     const range = { buffer: input, offset: 0, size: 256 };
     const site = await cache.prepare(copyKernel, { input: range, output, place: 0 });
+    submit(cache, (pass) => site.record(pass, { input: range, output, place: 0 }));
+    range.offset = 256;
     submit(cache, (pass) => {
-      site.record(pass, { input: range, output, place: 0 });
-      range.offset = 256;
       site.record(pass, { input: range, output, place: 1 });
       site.record(pass, { input: { buffer: input, offset: 0, size: 256 }, output, place: 2 });
       site.record(pass, { input: range, output, place: 3 });
