@@ -5,7 +5,7 @@ import { runInForeground } from './hosts/processes.mjs';
 
 try {
   const [deno, driver] = await Promise.all([denoPath(), findDriver()]);
-  process.exitCode = await runInForeground(deno, [...generateArguments, ...process.argv.slice(2)], {
+  process.exitCode = await runInForeground(deno, generateArguments(process.argv.slice(2)), {
     ...denoEnvironment,
     ...driver.env,
     PAGEWISE_BACKEND: driver.backend,

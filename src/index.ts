@@ -39,4 +39,5 @@ export {
 } from './launch/kernel.ts';
 export type { LaunchManifest } from './launch/manifest.ts';
 export type { LaunchSite } from './launch/site.ts';
+export { type ChromeTrace, type OpenSpan, type TraceEvent, Tracer } from './launch/trace.ts';
 export type { FalseHit } from './launch/verify.ts';

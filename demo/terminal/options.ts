@@ -19,6 +19,8 @@ export interface ProgramOptions {
   readonly blockSize: number | undefined;
   readonly launchCache: 'on' | 'off' | 'verify' | undefined;
   readonly runAhead: number | undefined;
+  /** Where to write a trace, as typed. */
+  readonly trace: string | undefined;
   /** One JSON object on standard output instead of the text. */
   readonly json: boolean;
 }
@@ -72,6 +74,7 @@ function createCommand(): Command {
     .addOption(numberOption('--block-size <number>', 'tokens of a block of the KV cache', numberRules.blockSize))
     .addOption(choiceOption('--launch-cache <mode>', 'on, off or verify', ['on', 'off', 'verify']))
     .addOption(numberOption('--run-ahead <number>', 'steps submitted before the first answer is back', numberRules.runAhead))
+    .option('--trace <file>', 'write a trace of host spans and GPU times, for https://ui.perfetto.dev (slows the run)')
     .option('--json', 'print one JSON object {text, promptIds, ids, adapter, stats} and no text')
     .helpOption('-h, --help', 'show this')
     .addHelpText('after', examples)

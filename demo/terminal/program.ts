@@ -3,9 +3,10 @@
  *
  * It runs in Deno and in Node; all that differs between them comes in through `ProgramHost`.
  */
+import { writeFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import process from 'node:process';
-import { openGpu, PagewiseError } from 'pagewise';
+import { InvalidArgumentError, openGpu, PagewiseError, Tracer } from 'pagewise';
 import { Engine, filesFromUrl, type GenerationResult, type ModelFiles } from 'pagewise/engine';
 import { randomSeed } from '../shared/numbers.ts';
 import { filesFromFolder } from './folder.ts';
@@ -51,11 +52,14 @@ async function generate(options: ProgramOptions, host: ProgramHost, signal: Abor
   const progress = createProgressBar();
   try {
     const { kvDtype, blockSize, launchCache, runAhead } = options;
-    const engine = await Engine.load(gpu, files, { kvDtype, blockSize, launchCache, runAhead, onProgress: progress.update, signal });
+    const trace = options.trace === undefined ? undefined : new Tracer(gpu);
+    const onProgress = progress.update;
+    const engine = await Engine.load(gpu, files, { kvDtype, blockSize, launchCache, runAhead, trace, onProgress, signal });
     progress.stop();
     const adapter = reportAdapter(gpu.adapter, process.env);
     say(adapterLine(adapter));
     await write(engine, options, adapter, signal);
+    if (trace && options.trace !== undefined) await writeTrace(trace, options.trace);
     engine.destroy();
   } finally {
     progress.stop();
@@ -77,11 +81,22 @@ async function write(engine: Engine, options: ProgramOptions, adapter: AdapterRe
   say(resultTable(result, adapter, seed));
 }
 
-/** A folder counts from where the person typed the command: npm itself runs scripts in the package's folder. */
+async function writeTrace(trace: Tracer, file: string): Promise<void> {
+  await trace.finish();
+  await writeFile(typedPath(file), JSON.stringify(trace)).catch((error: Error) => {
+    throw new InvalidArgumentError('--trace', file, `a file that can be written (${error.message})`);
+  });
+}
+
+/** A path counts from where the person typed the command: npm itself runs scripts in the package's folder. */
+function typedPath(path: string): string {
+  return resolve(process.env.INIT_CWD || process.cwd(), path);
+}
+
 function modelFiles(model: string | undefined, defaultModel: string, signal: AbortSignal): ModelFiles {
   if (model === undefined) return filesFromFolder(defaultModel);
   if (/^https?:\/\//i.test(model)) return filesFromUrl(model, { signal });
-  return filesFromFolder(resolve(process.env.INIT_CWD || process.cwd(), model));
+  return filesFromFolder(typedPath(model));
 }
 
 /** One line; with PAGEWISE_DEBUG set, also where it came from. */

@@ -33,15 +33,19 @@ export async function denoPath() {
 /** What Deno needs in its environment beside the driver's part: its cache in ours, and no look for updates. */
 export const denoEnvironment = { DENO_DIR: join(cache, 'deno'), DENO_NO_UPDATE_CHECK: '1' };
 
-/** What Deno is told to run the terminal program; the program's own arguments follow. */
-export const generateArguments = [
-  'run',
-  '--no-prompt',
-  '--quiet',
-  ...['--allow-read', '--allow-net', '--allow-env', '--allow-sys'],
-  ...['--config', join(root, 'deno.json')],
-  join(root, 'demo/terminal/generate.ts'),
-];
+/** What Deno is told to run the terminal program, which may write where it is asked for a file. @param {readonly string[]} programArguments */
+export function generateArguments(programArguments) {
+  const writes = programArguments.some((one) => one === '--trace' || one.startsWith('--trace='));
+  return [
+    'run',
+    '--no-prompt',
+    '--quiet',
+    ...['--allow-read', '--allow-net', '--allow-env', '--allow-sys', ...(writes ? ['--allow-write'] : [])],
+    ...['--config', join(root, 'deno.json')],
+    join(root, 'demo/terminal/generate.ts'),
+    ...programArguments,
+  ];
+}
 
 /** Whether Deno, in this environment, finds an adapter. @param {Record<string, string>} env */
 export async function denoFindsAdapter(env) {

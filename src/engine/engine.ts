@@ -5,6 +5,7 @@ import { ContextLengthError, InvalidArgumentError, ModelFileError } from '../err
 import { causeOf, type Gpu } from '../gpu.ts';
 import { LaunchCache, type LaunchCacheMode, type LaunchEvent, type LaunchStats } from '../launch/cache.ts';
 import type { LaunchManifest } from '../launch/manifest.ts';
+import type { Tracer } from '../launch/trace.ts';
 import { type ModelConfig, parseModelConfig } from './config.ts';
 import { type ModelFiles, readJson, readJsonIfPresent } from './files.ts';
 import { type GenerationHost, RunningGeneration } from './generation.ts';
@@ -34,6 +35,8 @@ export interface EngineOptions {
   readonly manifest?: unknown;
   /** Hears of false hits, and of a launch cache that stands aside. */
   readonly onLaunchEvent?: (event: LaunchEvent) => void;
+  /** Collects where the time of generations goes. Each launch then takes a pass of its own, so that tokens come slower. */
+  readonly trace?: Tracer;
   /** Steps submitted before the first readback returns, 1 to 32; default: measured when the engine is loaded. */
   readonly runAhead?: number;
   readonly onProgress?: (progress: LoadProgress) => void;
@@ -67,6 +70,7 @@ export class Engine {
   readonly #weights: ModelWeights;
   readonly #ring: ReadbackRing;
   #runAhead = 1;
+  #tracer: Tracer | undefined;
   #tail: Promise<unknown> = Promise.resolve();
 
   /**
@@ -126,6 +130,7 @@ export class Engine {
       signal?.throwIfAborted();
       const engine = new Engine({ gpu, config, tokenizer, kv, defaults, contextLength, maxTokensPerStep, cache, model, weights, ring });
       engine.#runAhead = runAhead ?? (await engine.#measureRunAhead());
+      engine.#tracer = options.trace; // from here on: what was measured above knows nothing of it
       cache.freeze('throw');
       return engine;
     } catch (error) {
@@ -270,16 +275,31 @@ export class Engine {
       causeOf: (error) => causeOf(this.gpu, error),
       counts: () => this.#cache.counts,
       submit: (sequence, tokens, queryLen, sampling) => {
-        this.#model.plan([{ sequence, queryLen, tokens, sample: sampling, first: sampling?.first }]);
-        const encoder = this.#record();
-        const read = sampling && this.#ring.record(encoder, this.#model.sampled, sequence.tableRow);
-        this.#cache.submit([encoder.finish()]);
-        return read?.();
+        const step = this.#tracer?.begin(tokens ? 'prefill' : 'decode');
+        try {
+          const planning = this.#tracer?.begin('plan');
+          this.#model.plan([{ sequence, queryLen, tokens, sample: sampling, first: sampling?.first }]);
+          planning?.end();
+          const encoder = this.#record();
+          const submitting = this.#tracer?.begin('submit');
+          const read = sampling && this.#ring.record(encoder, this.#model.sampled, sequence.tableRow);
+          this.#cache.submit([encoder.finish()]);
+          submitting?.end();
+          const reading = this.#tracer?.begin('read');
+          const sampled = read?.();
+          reading?.end();
+          this.#tracer?.submitted();
+          return sampled;
+        } finally {
+          step?.end();
+        }
       },
+      trace: (name) => this.#tracer?.begin(name),
     };
   }
 
   #record(): GPUCommandEncoder {
+    if (this.#tracer) return this.#tracer.record((pass) => this.#model.record(pass));
     const encoder = this.gpu.device.createCommandEncoder();
     const pass = encoder.beginComputePass();
     this.#model.record(pass);
@@ -308,6 +328,7 @@ export class Engine {
           const encoder = this.#record();
           encoder.copyBufferToBuffer(this.#model.logits, 0, staging, 0, tokens.length * rowBytes);
           this.#cache.submit([encoder.finish()]);
+          this.#tracer?.submitted();
           await staging.mapAsync(GPUMapMode.READ, 0, tokens.length * rowBytes);
           onRows(new Float32Array(staging.getMappedRange(0, tokens.length * rowBytes)).slice(), first);
           staging.unmap();

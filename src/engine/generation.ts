@@ -1,4 +1,5 @@
 import type { KvCache, Sequence } from '../attention/kv-cache.ts';
+import type { OpenSpan } from '../launch/trace.ts';
 import type { SamplingParameters } from './model.ts';
 import type { SampledToken } from './readback.ts';
 import type { TextStream } from './tokenizer.ts';
@@ -22,6 +23,8 @@ export interface GenerationHost {
   causeOf(error: unknown): Promise<unknown>;
   /** Launches recorded and pipelines compiled so far. */
   counts(): { readonly launches: number; readonly pipelines: number };
+  /** Begins a span of a trace, where there is one. */
+  trace(name: string): OpenSpan | undefined;
 }
 
 /** One generation's request, complete and checked. */
@@ -129,7 +132,9 @@ export class RunningGeneration implements Generation {
         push(this.#decode(sequence));
         submitted++;
       }
+      const waiting = this.#host.trace('wait');
       const { token, finished } = await inFlight[0];
+      waiting?.end();
       inFlight.shift();
       if (this.#stopped) return 'abort';
       this.#accept(token, finished);

@@ -118,6 +118,27 @@ describe('a text', { timeout: limit }, () => {
     expect(errors).toMatch(/Time to first token/);
   });
 
+  test('--trace writes a file with a track for the host and one for the GPU', async () => {
+    const file = join(folder, 'trace.json');
+    const { code, output, errors } = await run(['Once', '--temperature', '0', '--max-tokens', '4', '--trace', file]);
+    expect([code, errors]).toEqual([0, expect.stringMatching(/Output +4 tokens/)]);
+    expect(output).toMatch(/^[^\n].*\n$/s);
+    const { traceEvents } = JSON.parse(await readFile(file, 'utf8'));
+    const names = (category: string) =>
+      new Set(traceEvents.filter(({ cat }: { cat?: string }) => cat === category).map(({ name }: { name: string }) => name));
+    expect(names('host')).toEqual(new Set(['prefill', 'decode', 'plan', 'record', 'submit', 'read', 'wait', 'trace']));
+    expect(names('gpu')).toEqual(names('launch'));
+    expect(names('gpu')).toContain('sample');
+  });
+
+  test('--trace says where it cannot write', async () => {
+    const { code, errors } = await run(['Once', '--max-tokens', '2', '--trace', join(folder, 'nowhere', 'trace.json')]);
+    expect([code, errors.trimEnd().split('\n').at(-1)]).toEqual([
+      1,
+      expect.stringMatching(/^pagewise: --trace is .* must be a file that can be/),
+    ]);
+  });
+
   test('is streamed to standard output, the table goes to standard error', async () => {
     const pieces: string[] = [];
     const { code, output, errors } = await run(

@@ -22,7 +22,7 @@ export async function openTerminal(): Promise<(programArguments: readonly string
   const env = { ...process.env, ...denoEnvironment, ...driver.env, PAGEWISE_BACKEND: driver.backend };
   return (programArguments, { onOutput, environment = {} } = {}) =>
     new Promise((resolve, reject) => {
-      const child = spawn(deno, [...generateArguments, ...programArguments], { env: { ...env, NO_COLOR: '1', ...environment } });
+      const child = spawn(deno, generateArguments(programArguments), { env: { ...env, NO_COLOR: '1', ...environment } });
       let output = '';
       let errors = '';
       child.stdout.setEncoding('utf8').on('data', (text: string) => {
