@@ -10,6 +10,7 @@ export const specFiles: SpecFiles = {
   'launch-verify': () => import('./launch-verify.spec.ts'),
   'launch-arguments': () => import('./launch-arguments.spec.ts'),
   'launch-freeze': () => import('./launch-freeze.spec.ts'),
+  'launch-loss': () => import('./launch-loss.spec.ts'),
   reflect: () => import('./reflect.spec.ts'),
   trace: () => import('./trace.spec.ts'),
   linear: () => import('./linear.spec.ts'),
