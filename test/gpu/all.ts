@@ -11,6 +11,7 @@ export const specFiles: SpecFiles = {
   'launch-arguments': () => import('./launch-arguments.spec.ts'),
   'launch-freeze': () => import('./launch-freeze.spec.ts'),
   'launch-loss': () => import('./launch-loss.spec.ts'),
+  'launch-models': () => import('./launch-models.spec.ts'),
   reflect: () => import('./reflect.spec.ts'),
   trace: () => import('./trace.spec.ts'),
   linear: () => import('./linear.spec.ts'),
