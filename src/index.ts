@@ -20,6 +20,7 @@ export {
   type MissPolicy,
 } from './launch/cache.ts';
 export {
+  type AnyKernel,
   type ArgumentDeclaration,
   type ArgumentPath,
   type ArgumentsOf,
@@ -38,6 +39,15 @@ export {
   writeBuffer,
 } from './launch/kernel.ts';
 export type { LaunchManifest } from './launch/manifest.ts';
+export {
+  indexedDbManifests,
+  type ManifestStore,
+  type ManifestStoreOptions,
+  manifestKey,
+  type TextFiles,
+  textManifests,
+} from './launch/manifest-store.ts';
 export type { LaunchSite } from './launch/site.ts';
 export { type ChromeTrace, type OpenSpan, type TraceEvent, Tracer } from './launch/trace.ts';
 export type { FalseHit } from './launch/verify.ts';
+export { version } from './version.ts';

@@ -5,6 +5,7 @@ import { checkArguments } from './checks.ts';
 import { frozenOf, type KernelEntry, keysOf, namedKeys, sameKeys, selectorsOf, type Values, type Variant } from './entry.ts';
 import { Histogram } from './histogram.ts';
 import {
+  type AnyKernel,
   type ArgumentDeclarations,
   type ArgumentPath,
   type ArgumentsOf,
@@ -196,9 +197,9 @@ export class LaunchCache {
    * or whose WGSL has changed since, are left out.
    * @returns how many were compiled, and what was left out and why
    */
-  async warmup(kernels: readonly Kernel[], manifest: unknown): Promise<{ compiled: number; skipped: readonly string[] }> {
+  async warmup(kernels: readonly AnyKernel[], manifest: unknown): Promise<{ compiled: number; skipped: readonly string[] }> {
     this.throwIfFailed();
-    const { variants, skipped } = readManifest(manifest, kernels);
+    const { variants, skipped } = readManifest(manifest, kernels as readonly Kernel[]);
     let compiled = 0;
     const work = variants.map(async ({ kernel, frozen, keys }) => {
       const entry = this.#entryOf(kernel, frozen);

@@ -103,6 +103,9 @@ export interface Kernel<A extends ArgumentDeclarations = ArgumentDeclarations> {
   readonly singleVariant?: true;
 }
 
+/** A kernel whatever its arguments, for lists of kernels. */
+export type AnyKernel = Pick<Kernel, 'name' | 'source' | 'arguments' | 'wgsl' | 'singleVariant'>;
+
 /** Most fields of a WGSL struct `Arguments`: a launch's values fill one slot of 256 bytes. */
 const maxPerCall = 64;
 

@@ -48,7 +48,8 @@ function holds(kernel: Kernel, wgsl: string, frozen: Named, keys: Named): boolea
   }
 }
 
-function isManifest(value: unknown): value is LaunchManifest {
+/** Whether this has a manifest's form; what it names may be gone. */
+export function isManifest(value: unknown): value is LaunchManifest {
   const isRecord = (one: unknown): one is Record<string, unknown> => typeof one === 'object' && one !== null;
   if (!isRecord(value) || value.version !== 1 || !Array.isArray(value.variants)) return false;
   return value.variants.every(
@@ -57,7 +58,7 @@ function isManifest(value: unknown): value is LaunchManifest {
 }
 
 /** 64 bits of FNV-1a as hexadecimal digits: tells texts apart, guards against nothing. */
-function hash(text: string): string {
+export function hash(text: string): string {
   let value = 0xcbf29ce484222325n;
   for (let i = 0; i < text.length; i++) value = BigInt.asUintN(64, (value ^ BigInt(text.charCodeAt(i))) * 0x100000001b3n);
   return value.toString(16).padStart(16, '0');

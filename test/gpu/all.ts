@@ -14,6 +14,7 @@ export const specFiles: SpecFiles = {
   'launch-models': () => import('./launch-models.spec.ts'),
   reflect: () => import('./reflect.spec.ts'),
   trace: () => import('./trace.spec.ts'),
+  'manifest-store': () => import('./manifest-store.spec.ts'),
   linear: () => import('./linear.spec.ts'),
   embed: () => import('./embed.spec.ts'),
   append: () => import('./append.spec.ts'),

@@ -119,7 +119,7 @@ function variantsOf(spec: Spec): readonly Variant[] {
 }
 
 function hasFeature(host: Host, gpu: Gpu, feature: string): boolean {
-  return gpu.device.features.has(feature) || (host.api?.wgslLanguageFeatures?.has(feature) ?? false);
+  return gpu.device.features.has(feature) || (host.api?.wgslLanguageFeatures?.has(feature) ?? false) || feature in globalThis;
 }
 
 function adapterText({ adapter }: Gpu): string {

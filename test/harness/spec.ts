@@ -22,7 +22,7 @@ export interface SpecContext {
 }
 
 export interface SpecOptions {
-  /** Features of the device (`shader-f16`) or of WGSL (`packed_4x8_integer_dot_product`); without one, the spec is skipped and counted. */
+  /** Features of the device (`shader-f16`), of WGSL (`packed_4x8_integer_dot_product`) or of the host (`indexedDB`); without one, the spec is skipped and counted. */
   readonly requires?: readonly string[];
   /** The devices to run on; default both. Slow specs of whole models take one. */
   readonly devices?: 'both' | Variant;
