@@ -46,7 +46,7 @@ export interface LaunchCacheOptions {
   readonly argumentSlots?: number;
   /** How per-call values travel; default `arena`. `LaunchCache.open` measures which is faster here. */
   readonly argumentPath?: ArgumentPath;
-  /** Pipelines kept, over all kernels; the one unused for longest goes. Default 256. */
+  /** Pipelines kept, over all kernels; the one unused for longest goes. The uncached path keeps as many of its own. Default 256. */
   readonly maxPipelines?: number;
   /** Combinations of swappable buffers kept per site; default 16. */
   readonly maxBindings?: number;
@@ -133,7 +133,7 @@ export class LaunchCache {
     this.#options = options;
     this.#argumentSlots = positive('argumentSlots', options.argumentSlots ?? 512);
     this.#maxPipelines = positive('maxPipelines', options.maxPipelines ?? 256);
-    this.#uncached = new UncachedLaunches(gpu.device);
+    this.#uncached = new UncachedLaunches(gpu.device, this.#maxPipelines);
     void gpu.lost.then((loss) => {
       this.failure = loss;
       this.#entries.clear();

@@ -8,14 +8,18 @@ import { createBindGroup, type Selectors } from './pipelines.ts';
  */
 export class UncachedLaunches {
   readonly #device: GPUDevice;
+  readonly #maxPipelines: number;
   readonly #pipelines = new Map<KernelEntry, Map<string, GPUComputePipeline>>();
   readonly #uniforms: GPUBuffer[] = [];
   readonly #mirror = new ArrayBuffer(256);
   readonly #views = { f32: new Float32Array(this.#mirror), u32: new Uint32Array(this.#mirror), i32: new Int32Array(this.#mirror) };
   #used = 0;
+  #numPipelines = 0;
 
-  constructor(device: GPUDevice) {
+  /** @param maxPipelines how many it keeps; the one made first goes. */
+  constructor(device: GPUDevice, maxPipelines: number) {
     this.#device = device;
+    this.#maxPipelines = maxPipelines;
   }
 
   /** The pipeline for all of a call's selectors; `make` compiles it the first time. */
@@ -25,9 +29,20 @@ export class UncachedLaunches {
     let pipeline = known.get(key);
     if (!pipeline) {
       pipeline = make(selectorsOf(entry.shape, frozenOf(entry.shape, values), keysOf(entry.shape, values)));
+      if (this.#numPipelines++ === this.#maxPipelines) this.#dropFirst();
       this.#pipelines.set(entry, known.set(key, pipeline));
     }
     return pipeline;
+  }
+
+  #dropFirst(): void {
+    for (const [entry, [[key]]] of this.#pipelines) {
+      const known = this.#pipelines.get(entry)!;
+      known.delete(key);
+      if (known.size === 0) this.#pipelines.delete(entry);
+      this.#numPipelines--;
+      return;
+    }
   }
 
   /** Sets everything but the grid. */

@@ -166,6 +166,24 @@ spec(
   once,
 );
 
+spec(
+  'the uncached path keeps no more pipelines than asked for either',
+  async (t) => {
+    const gpu = await t.openGpu();
+    const { cache, output } = open(t, { maxPipelines: 2 }, gpu);
+    const site = await cache.prepare(keyedKernel, { output, a: 1, b: 0, place: 0 });
+    cache.freeze('uncached');
+    const counts = countObjects(t, gpu);
+    const launch = (b: number) => submit(cache, (pass) => site.record(pass, { output, a: 1, b, place: b }));
+    for (const b of [1, 2, 1, 2]) launch(b);
+    expectEqual(compiled(counts), [0, 2], 'compiled for two misses, twice each');
+    for (const b of [3, 4, 1, 2]) launch(b);
+    expectEqual(compiled(counts), [0, 6], 'compiled for two others, and the first two again');
+    expectEqual(await firstValues(gpu, output, 6), [-77, 1001, 1002, 1003, 1004, -77], 'results');
+  },
+  once,
+);
+
 const copyKernel = defineKernel({
   name: 'copy one',
   source: [
