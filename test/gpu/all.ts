@@ -20,6 +20,8 @@ export const specFiles: SpecFiles = {
   append: () => import('./append.spec.ts'),
   sample: () => import('./sample.spec.ts'),
   attention: () => import('./attention.spec.ts'),
+  'attention-scores': () => import('./attention-scores.spec.ts'),
+  'attention-steps': () => import('./attention-steps.spec.ts'),
   engine: () => import('./engine.spec.ts'),
   parity: () => import('./parity.spec.ts'),
 };

@@ -40,24 +40,25 @@ export function referenceAttention({ numHeads, numKvHeads, headDim, scale, query
   return output;
 }
 
-/** Turns rows [tokens][heads][headDim] to their positions (half-split rotary), in float64. */
+/** Turns the first 2 * half dimensions of rows [tokens][heads][headDim] to their positions (half-split rotary), in float64. */
 export function referenceRotary(
   rows: Float32Array,
   positions: readonly number[],
   heads: number,
   headDim: number,
   theta: number,
+  half = headDim / 2,
 ): Float32Array {
-  const turned = new Float32Array(rows.length);
+  const turned = Float32Array.from(rows);
   for (let t = 0; t < positions.length; t++) {
     for (let h = 0; h < heads; h++) {
-      for (let i = 0; i < headDim / 2; i++) {
-        const angle = positions[t] * theta ** ((-2 * i) / headDim);
+      for (let i = 0; i < half; i++) {
+        const angle = positions[t] * theta ** (-i / half);
         const at = (t * heads + h) * headDim + i;
         const a = rows[at];
-        const b = rows[at + headDim / 2];
+        const b = rows[at + half];
         turned[at] = a * Math.cos(angle) - b * Math.sin(angle);
-        turned[at + headDim / 2] = b * Math.cos(angle) + a * Math.sin(angle);
+        turned[at + half] = b * Math.cos(angle) + a * Math.sin(angle);
       }
     }
   }
