@@ -149,7 +149,10 @@ export class Tracer {
     );
     const { vendor, architecture, description } = this.#gpu.adapter;
     const timestamps = this.#gpu.features.timestampQuery ? 'yes' : 'no: the device lacks timestamp-query';
-    const otherData = { adapter: [vendor, architecture, description].filter(Boolean).join(' '), 'GPU timestamps': timestamps };
+    const otherData = {
+      adapter: [vendor, architecture, description].filter((word) => /[a-z]/i.test(word)).join(' '),
+      'GPU timestamps': timestamps,
+    };
     return { displayTimeUnit: 'ms', traceEvents: [...names, ...host, ...launches, ...onGpu], otherData };
   }
 }

@@ -6,6 +6,8 @@ import { expect, test } from 'vitest';
 import { denoEnvironment, denoPath } from '../../scripts/hosts/deno.mjs';
 import { findDriver } from '../../scripts/hosts/drivers.mjs';
 
+const timeout = 120_000;
+
 async function runExample(name: string): Promise<string> {
   const [deno, driver] = await Promise.all([denoPath(), findDriver()]);
   const env = { ...process.env, ...denoEnvironment, ...driver.env, NO_COLOR: '1' };
@@ -14,18 +16,20 @@ async function runExample(name: string): Promise<string> {
   return stdout;
 }
 
-test('reflect: a shader of somebody else, in three lines', { timeout: 120_000 }, async () => {
+test('reflect: a shader of somebody else, in three lines', { timeout }, async () => {
   // The last speed is (1.998, 1.999), damped by half; the winds sum up to (1, 0.505).
   expect(await runExample('reflect')).toBe('The last point drifted to 1.999, 1.505.\n100 launches, 1 pipeline, 0 misses.\n');
 });
 
-test('the lines that the documents show are those of the example', async () => {
+test('false-hit: what verification prints is what the page shows', { timeout }, async () => {
+  const shown = /prints:\n\n```\n([\s\S]*?)```/.exec(await readFile('docs/launch-cache.md', 'utf8'))?.[1];
+  expect(await runExample('false-hit')).toBe(shown);
+});
+
+test.each(['README.md', 'docs/launch-cache.md'])('%s shows lines of the example', async (file) => {
   const example = await readFile('examples/reflect.ts', 'utf8');
-  for (const file of ['README.md']) {
-    const text = await readFile(file, 'utf8');
-    const shown = /```ts\n(const cache = new LaunchCache\(gpu\);\nconst drift = [\s\S]*?)```/.exec(text)?.[1] ?? '';
-    const lines = shown.split('\n').filter((line) => line.trim() !== '' && !line.includes('//'));
-    expect(lines.length, file).toBeGreaterThanOrEqual(4);
-    for (const line of lines) expect(example, file).toContain(line.trim());
-  }
+  const shown = /```ts\n(const cache = new LaunchCache\(gpu\);\nconst drift = [\s\S]*?)```/.exec(await readFile(file, 'utf8'))?.[1] ?? '';
+  const lines = shown.split('\n').filter((line) => line.trim() !== '' && !line.includes('//'));
+  expect(lines.length).toBeGreaterThanOrEqual(4);
+  for (const line of lines) expect(example).toContain(line.trim());
 });
