@@ -19,7 +19,29 @@ import { random } from '../harness/random.ts';
 /** Values that look alike as text, or compare alike. */
 const alike: readonly SelectorValue[] = [
   ...[0, -0, 1, 11, 16, 6, 116, 1.5, -1, 1e21, 2 ** 32, Number.NaN, Number.POSITIVE_INFINITY],
-  ...['0', '-0', '1', '11', '16', '6', '116', '1.5', 'NaN', 'Infinity', 'true', 'false', '', ' ', ',', '1,16', '"', '\\', '["number","1"]'],
+  ...[
+    '0',
+    '-0',
+    '1',
+    '11',
+    '16',
+    '6',
+    '116',
+    '1.5',
+    'NaN',
+    'Infinity',
+    'true',
+    'false',
+    '',
+    ' ',
+    ',',
+    '1,16',
+    '"',
+    '\\',
+    '["number","1"]',
+    '1,string16',
+    '16,string6',
+  ],
   ...[true, false],
 ];
 
