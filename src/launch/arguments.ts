@@ -1,3 +1,19 @@
+import type { Values } from './entry.ts';
+import type { KernelShape } from './kernel.ts';
+
+/** A per-call value: its name among the arguments, its word in the struct `Arguments`, and its type as a number, which is quick to tell. */
+export interface ArgumentField {
+  readonly name: string;
+  readonly word: number;
+  readonly type: number;
+}
+
+const fieldTypes = ['u32', 'f32', 'i32'] as const;
+
+export function fieldsOf({ perCall }: KernelShape): readonly ArgumentField[] {
+  return perCall.map(({ name, word, type }) => ({ name, word, type: fieldTypes.indexOf(type) }));
+}
+
 /** Bytes between slots: WebGPU's largest possible `minUniformBufferOffsetAlignment`. */
 const slotBytes = 256;
 const slotWords = slotBytes / 4;
@@ -51,10 +67,21 @@ export class ArgumentArena {
     return { arena: this, offset: index * slotBytes, word: index * slotWords };
   }
 
-  /** Notes that a word of the mirror changed. */
-  touch(word: number): void {
-    if (word < this.#dirtyBegin) this.#dirtyBegin = word;
-    if (word >= this.#dirtyEnd) this.#dirtyEnd = word + 1;
+  /** Writes a launch's values to the mirror, from its slot's first word on. */
+  write(slot: number, fields: readonly ArgumentField[], values: Values): void {
+    const { u32, f32, i32 } = this;
+    for (let i = 0; i < fields.length; i++) {
+      const { name, word, type } = fields[i];
+      const at = slot + word;
+      const value = values[name] as number;
+      const before = u32[at]; // bits, so that NaN equals itself and -0 is not 0
+      if (type === 0) u32[at] = value;
+      else if (type === 1) f32[at] = value;
+      else i32[at] = value;
+      if (u32[at] === before) continue;
+      if (at < this.#dirtyBegin) this.#dirtyBegin = at;
+      if (at >= this.#dirtyEnd) this.#dirtyEnd = at + 1;
+    }
   }
 
   /** Writes what changed since the last flush, in one write at most. */
@@ -68,5 +95,32 @@ export class ArgumentArena {
 
   destroy(): void {
     this.buffer.destroy();
+  }
+}
+
+/** The values of the launch being recorded, as `setImmediates` takes them: it copies them at once. */
+export class ImmediateArguments {
+  readonly #u32: Uint32Array<ArrayBuffer>;
+  readonly #f32: Float32Array;
+  readonly #i32: Int32Array;
+
+  /** @param bytes of the struct `Arguments`. */
+  constructor(bytes: number) {
+    const memory = new ArrayBuffer(bytes);
+    this.#u32 = new Uint32Array(memory);
+    this.#f32 = new Float32Array(memory);
+    this.#i32 = new Int32Array(memory);
+  }
+
+  /** @returns the struct, valid until the next call */
+  write(fields: readonly ArgumentField[], values: Values): Uint32Array<ArrayBuffer> {
+    for (let i = 0; i < fields.length; i++) {
+      const { name, word, type } = fields[i];
+      const value = values[name] as number;
+      if (type === 0) this.#u32[word] = value;
+      else if (type === 1) this.#f32[word] = value;
+      else this.#i32[word] = value;
+    }
+    return this.#u32;
   }
 }

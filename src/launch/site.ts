@@ -1,5 +1,5 @@
 import { BufferDestroyedError, CapacityExceededError, LimitExceededError } from '../errors.ts';
-import type { ArgumentSlot } from './arguments.ts';
+import { type ArgumentField, type ArgumentSlot, fieldsOf, ImmediateArguments } from './arguments.ts';
 import type { LaunchCache } from './cache.ts';
 import type { KernelEntry, Values, Variant } from './entry.ts';
 import type { ArgumentDeclarations, ArgumentsOf, BufferArgument, Grid } from './kernel.ts';
@@ -23,13 +23,6 @@ interface BindingSet {
   readonly drop: () => void;
 }
 
-/** One memory, as the types of per-call values. */
-interface ImmediateViews {
-  readonly u32: Uint32Array<ArrayBuffer>;
-  readonly i32: Int32Array;
-  readonly f32: Float32Array;
-}
-
 /** Of one launch in each so many, the host time is measured, and in mode `verify-sample` the key. */
 const sampling = 64;
 
@@ -50,7 +43,14 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
   readonly #stored: Values;
   readonly #grid: Grid | undefined;
   readonly #indirect: string | undefined;
-  readonly #immediates: ImmediateViews | undefined;
+  readonly #immediates: ImmediateArguments | undefined;
+  // What every launch reads, taken out of the records that it comes from: a getter of the host's, or a second property, is felt there.
+  readonly #maxWorkgroups: number;
+  readonly #fields: readonly ArgumentField[];
+  readonly #hasCaps: boolean;
+  readonly #swappable: readonly string[];
+  /** A launch that is not sampled needs nothing but its prepared objects: no verification, no uncached path, no indirect grid. */
+  readonly #simple: boolean;
   readonly #sets: BindingSet[] = [];
   #set: BindingSet | undefined;
   #variant: Variant;
@@ -69,10 +69,12 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
     this.#grid = 'x' in workgroups ? workgroups : undefined;
     this.#indirect = 'indirect' in workgroups ? workgroups.indirect : undefined;
     const { shape, layout } = entry;
-    if (layout.path === 'immediates' && shape.argumentBytes > 0) {
-      const memory = new ArrayBuffer(shape.argumentBytes);
-      this.#immediates = { u32: new Uint32Array(memory), i32: new Int32Array(memory), f32: new Float32Array(memory) };
-    }
+    this.#maxWorkgroups = cache.gpu.limits.maxComputeWorkgroupsPerDimension;
+    this.#fields = fieldsOf(shape);
+    this.#hasCaps = shape.caps.length > 0;
+    this.#swappable = shape.swappable;
+    this.#simple = this.#indirect === undefined && (cache.mode === 'on' || cache.mode === 'verify-sample');
+    if (layout.path === 'immediates' && shape.argumentBytes > 0) this.#immediates = new ImmediateArguments(shape.argumentBytes);
     for (const { name } of shape.buffers) {
       if (shape.swappable.includes(name)) continue;
       const buffer = bufferOf(values[name] as BufferArgument);
@@ -101,13 +103,37 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
   record(pass: GPUComputePassEncoder, args: ArgumentsOf<A>): void {
     const cache = this.#cache;
     const values = args as Values;
+    const grid = this.#grid;
     if (cache.failure) throw cache.failure;
-    const x = this.#grid ? this.#grid.x(args) : 1;
-    const y = this.#grid?.y ? this.#grid.y(args) : 1;
-    const z = this.#grid?.z ? this.#grid.z(args) : 1;
-    if (x === 0 || y === 0 || z === 0) return;
-    this.#checkGrid(values, x, y, z);
+    let x = 1;
+    let y = 1;
+    let z = 1;
+    if (grid) {
+      x = grid.x(args);
+      if (grid.y) y = grid.y(args);
+      if (grid.z) z = grid.z(args);
+      if (x === 0 || y === 0 || z === 0) return;
+    }
+    if (this.#hasCaps) this.#checkCaps(values);
+    const most = this.#maxWorkgroups;
+    if (x > most || y > most || z > most) this.#refuseGrid(Math.max(x, y, z));
+    if (!this.#simple || cache.counts.launches >= cache.nextSample) {
+      this.#recordWatched(pass, values, x, y, z);
+      return;
+    }
+    const variant = this.#currentVariant(values);
+    if (variant) this.#setPrepared(pass, values, variant);
+    else cache.setUncached(pass, this.#entry, values);
+    // Each argument crosses into the host, and costs.
+    if (z !== 1) pass.dispatchWorkgroups(x, y, z);
+    else if (y !== 1) pass.dispatchWorkgroups(x, y);
+    else pass.dispatchWorkgroups(x);
+    cache.counts.launches++;
+  }
 
+  /** The rest of `record`, with whatever a mode, an indirect grid or the sampling adds. */
+  #recordWatched(pass: GPUComputePassEncoder, values: Values, x: number, y: number, z: number): void {
+    const cache = this.#cache;
     const sampled = cache.counts.launches >= cache.nextSample;
     const start = sampled ? performance.now() : 0;
     const grid = this.#indirect === undefined ? undefined : this.#gridBuffer(this.#indirect, values);
@@ -129,10 +155,11 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
 
   /** Pipeline, bind group and arguments of a prepared launch. */
   #setPrepared(pass: GPUComputePassEncoder, values: Values, variant: Variant): void {
+    if (this.#destroyed !== undefined) throw new BufferDestroyedError(this.#entry.kernel.name, this.#destroyed);
     const { bindGroup, slot } = this.#currentPlace(values);
     pass.setPipeline(variant.pipeline);
-    if (slot) this.#writeSlot(slot, values);
-    else if (this.#immediates) this.#writeImmediates(pass, this.#immediates, values);
+    if (slot) slot.arena.write(slot.word, this.#fields, values);
+    else if (this.#immediates) pass.setImmediates(0, this.#immediates.write(this.#fields, values));
     pass.setBindGroup(0, bindGroup);
     variant.used = this.#cache.epoch;
   }
@@ -147,32 +174,25 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
       cache.setUncached(pass, this.#entry, values);
       return;
     }
-    if (this.#destroyed !== undefined) throw new BufferDestroyedError(this.#entry.kernel.name, this.#destroyed);
     this.#setPrepared(pass, values, variant);
   }
 
-  #checkGrid(values: Values, x: number, y: number, z: number): void {
-    const { caps } = this.#entry.shape;
-    for (let i = 0; i < caps.length; i++) {
-      const { name, cap } = caps[i];
+  #checkCaps(values: Values): void {
+    for (const { name, cap } of this.#entry.shape.caps) {
       if ((values[name] as number) > cap) throw new CapacityExceededError(name, values[name] as number, cap, name);
     }
-    const most = this.#cache.gpu.limits.maxComputeWorkgroupsPerDimension;
-    if (x <= most && y <= most && z <= most) return;
+  }
+
+  #refuseGrid(workgroups: number): never {
     const remedy = 'Split the launch, or spread the grid over two dimensions.';
-    throw new LimitExceededError(
-      `Kernel "${this.#entry.kernel.name}"`,
-      'maxComputeWorkgroupsPerDimension',
-      Math.max(x, y, z),
-      most,
-      remedy,
-    );
+    const kernel = `Kernel "${this.#entry.kernel.name}"`;
+    throw new LimitExceededError(kernel, 'maxComputeWorkgroupsPerDimension', workgroups, this.#maxWorkgroups, remedy);
   }
 
   #currentVariant(values: Values): Variant | undefined {
     const { keys } = this.#entry.shape;
     const last = this.#variant.keys;
-    for (let i = 0; i < keys.length; i++) {
+    for (let i = 0; i < last.length; i++) {
       const { name, of } = keys[i];
       if (Object.is(of ? of(values[name] as number) : values[name], last[i])) continue;
       const found = this.#cache.findVariant(this.#entry, values);
@@ -184,20 +204,22 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
   }
 
   #currentPlace(values: Values): Place {
-    const { swappable } = this.#entry.shape;
+    const { epoch } = this.#cache;
+    const swappable = this.#swappable;
     let set = this.#set;
     for (let i = 0; i < swappable.length && set; i++) {
       if (!sameBuffer(values[swappable[i]] as BufferArgument, set.buffers[i])) set = undefined;
     }
     set ??= this.#set = this.#findSet(values);
-    if (set.epoch !== this.#cache.epoch) {
-      set.epoch = this.#cache.epoch;
+    if (set.epoch !== epoch) {
+      set.epoch = epoch;
       set.uses = 0;
     }
-    if (set.places.length === 0) set.places.push(this.#makePlace(set));
-    if (!set.places[0].slot) return set.places[0];
-    if (set.uses === set.places.length) set.places.push(this.#makePlace(set));
-    return set.places[set.uses++];
+    const { places } = set;
+    // Without a slot there is nothing to tell launches apart by, and one place serves them all.
+    if (set.uses > 0 && !places[0].slot) return places[0];
+    if (set.uses === places.length) places.push(this.#makePlace(set));
+    return places[set.uses++];
   }
 
   #findSet(values: Values): BindingSet {
@@ -231,34 +253,14 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
   }
 
   #makePlace({ buffers }: BindingSet): Place {
-    const { shape, layout, kernel } = this.#entry;
+    const { shape, layout } = this.#entry;
     const slot = shape.argumentBytes > 0 && layout.path === 'arena' ? this.#cache.takeSlot() : undefined;
     const argumentBuffer = slot && { buffer: slot.arena.buffer, offset: slot.offset, size: shape.argumentBytes };
     const swapped = Object.fromEntries(shape.swappable.map((name, i) => [name, buffers[i]]));
     const values = { ...this.#stored, ...swapped };
-    const bindGroup = createBindGroup(this.#cache.gpu.device, kernel, shape, layout, values, argumentBuffer);
+    const bindGroup = createBindGroup(this.#cache.gpu.device, shape, layout, values, argumentBuffer);
     this.#cache.counts.bindGroups++;
     return { bindGroup, slot };
-  }
-
-  #writeSlot({ arena, word: base }: ArgumentSlot, values: Values): void {
-    const { perCall } = this.#entry.shape;
-    for (let i = 0; i < perCall.length; i++) {
-      const { name, type, word } = perCall[i];
-      const at = base + word;
-      const before = arena.u32[at]; // bits, so that NaN equals itself and -0 is not 0
-      arena[type][at] = values[name] as number;
-      if (arena.u32[at] !== before) arena.touch(at);
-    }
-  }
-
-  #writeImmediates(pass: GPUComputePassEncoder, views: ImmediateViews, values: Values): void {
-    const { perCall } = this.#entry.shape;
-    for (let i = 0; i < perCall.length; i++) {
-      const { name, type, word } = perCall[i];
-      views[type][word] = values[name] as number;
-    }
-    pass.setImmediates(0, views.u32);
   }
 }
 

@@ -47,7 +47,7 @@ export class UncachedLaunches {
 
   /** Sets everything but the grid. */
   set(pass: GPUComputePassEncoder, pipeline: GPUComputePipeline, entry: KernelEntry, values: Values): void {
-    const { shape, kernel, layout } = entry;
+    const { shape, layout } = entry;
     let argumentBuffer: BufferArgument | undefined;
     for (const { name, type, word } of shape.perCall) this.#views[type][word] = values[name] as number;
     pass.setPipeline(pipeline);
@@ -57,7 +57,7 @@ export class UncachedLaunches {
       argumentBuffer = { buffer: this.#uniform(), offset: 0, size: shape.argumentBytes };
       this.#device.queue.writeBuffer(argumentBuffer.buffer, 0, this.#mirror, 0, shape.argumentBytes);
     }
-    pass.setBindGroup(0, createBindGroup(this.#device, kernel, shape, layout, values, argumentBuffer));
+    pass.setBindGroup(0, createBindGroup(this.#device, shape, layout, values, argumentBuffer));
   }
 
   /** Uniforms in use go back to the pool once their submit is on the queue. */
