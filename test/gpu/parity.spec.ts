@@ -24,7 +24,11 @@ for (const kvDtype of ['f32', 'f16'] as const) {
   for (const launchCache of ['on', 'off'] as const) {
     for (const runAhead of [1, 8]) {
       const run = (t: SpecContext) => greedyParity(t, kvDtype, { launchCache, runAhead });
-      spec(`greedy tokens, ${kvDtype}, launch cache ${launchCache}, run-ahead ${runAhead}`, run, { full: true, devices: 'granted', timeout: 600_000 });
+      spec(`greedy tokens, ${kvDtype}, launch cache ${launchCache}, run-ahead ${runAhead}`, run, {
+        full: true,
+        devices: 'granted',
+        timeout: 600_000,
+      });
     }
   }
 }
