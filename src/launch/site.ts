@@ -116,7 +116,7 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
     }
     if (this.#hasCaps) this.#checkCaps(values);
     const most = this.#maxWorkgroups;
-    if (x > most || y > most || z > most) this.#refuseGrid(Math.max(x, y, z));
+    if (!(x <= most && y <= most && z <= most)) this.#refuseGrid(Math.max(x, y, z)); // NaN, too
     if (!this.#simple || cache.counts.launches >= cache.nextSample) {
       this.#recordWatched(pass, values, x, y, z);
       return;

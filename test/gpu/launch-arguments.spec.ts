@@ -325,6 +325,8 @@ spec('a grid may be larger than the work, up to the limit of the device and not 
     const before = cache.stats();
     const error = await expectThrows(LimitExceededError, () => submit(cache, (pass) => site.record(pass, { output, limit: 16, ...grid })));
     expectEqual([error.limit, error.needed, error.granted], ['maxComputeWorkgroupsPerDimension', most + 1, most], dimension);
+    const notANumber = { x: 1, y: 1, z: 1, [dimension]: Number.NaN };
+    await expectThrows(LimitExceededError, () => submit(cache, (pass) => site.record(pass, { output, limit: 16, ...notANumber })));
     expectEqual(cache.stats(), before, 'counts after the refusal');
   }
   expectEqual(await readFloats(t.gpu, output), ones(11, 16), 'result after the refusals');
