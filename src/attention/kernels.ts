@@ -9,8 +9,9 @@ import rotarySource from '../../shaders/attention/rotary.wgsl' with { type: 'tex
 import stateSource from '../../shaders/attention/state.wgsl' with { type: 'text' };
 import updateSource from '../../shaders/attention/update.wgsl' with { type: 'text' };
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
-import { defineKernel, frozen, gridCount, type Kernel, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
+import { type AnyKernel, defineKernel, frozen, gridCount, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
 import { planPrelude } from './plan.ts';
+import { decodeMemory, prefillMemory } from './tuning.ts';
 
 /** `name = value` pairs as WGSL constants. */
 function constants(values: Readonly<Record<string, number | string>>): string {
@@ -86,6 +87,7 @@ export const decodeKernel = defineKernel({
     ...queryArguments,
     numItems: gridCount,
   },
+  workgroupMemory: ({ headDim, headTile }) => decodeMemory(Number(headDim), Number(headTile)),
   workgroups: {
     x: ({ numItems }) => numItems,
     y: ({ numKvHeads }) => numKvHeads,
@@ -127,6 +129,7 @@ export const prefillKernel = defineKernel({
     ...queryArguments,
     numItems: gridCount,
   },
+  workgroupMemory: ({ headDim, rowTile, keyTile }) => prefillMemory(Number(headDim), Number(rowTile), Number(keyTile)),
   workgroups: {
     x: ({ numItems }) => numItems,
     y: ({ numKvHeads }) => numKvHeads,
@@ -135,4 +138,4 @@ export const prefillKernel = defineKernel({
 });
 
 /** All of the above, as a warm-up asks for them. */
-export const attentionKernels = [appendKernel, updateKernel, decodeKernel, mergeKernel, prefillKernel] as unknown as readonly Kernel[];
+export const attentionKernels: readonly AnyKernel[] = [appendKernel, updateKernel, decodeKernel, mergeKernel, prefillKernel];

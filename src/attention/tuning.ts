@@ -22,13 +22,26 @@ const prefillTiles = [
   [4, 4],
 ] as const;
 
+/** Bytes of workgroup memory of the prefill kernel: queries, a tile of keys or values, weights, maxima. */
+export function prefillMemory(headDim: number, rowTile: number, keyTile: number): number {
+  return 4 * ((rowTile + keyTile) * headDim + rowTile * keyTile + rowTile);
+}
+
+/** Bytes of workgroup memory of the decode kernel: queries, two tiles of weights and rows, maxima, and what lanes hand over. */
+export function decodeMemory(headDim: number, headTile: number): number {
+  const outputs = (headTile * headDim) / 8;
+  const lanes = Math.max(1, Math.floor(64 / outputs));
+  const joined = lanes > 1 ? lanes * outputs : 0;
+  return 4 * (outputs * 8 + 2 * headTile * 64 + 2 * 64 + headTile + (joined + 1) * 12);
+}
+
 /**
  * The largest prefill tile that fits into `memory` bytes of workgroup storage; undefined when none does.
  * @param groupSize query heads per KV head
  */
 export function choosePrefillTile(headDim: number, groupSize: number, memory: number): PrefillTile | undefined {
   for (const [rowTile, keyTile] of prefillTiles) {
-    if (4 * ((rowTile + keyTile) * headDim + rowTile * keyTile + rowTile) > memory) continue;
+    if (prefillMemory(headDim, rowTile, keyTile) > memory) continue;
     const headTile = Math.min(groupSize, rowTile);
     return { rowTile, keyTile, headTile, tokens: Math.floor(rowTile / headTile) };
   }
@@ -37,11 +50,6 @@ export function choosePrefillTile(headDim: number, groupSize: number, memory: nu
 
 /** How many query heads of a group one decode workgroup takes, by the same rule; undefined when not even one fits. */
 export function chooseDecodeHeadTile(headDim: number, groupSize: number, memory: number): number | undefined {
-  for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
-    const outputs = (headTile * headDim) / 8;
-    const lanes = Math.max(1, Math.floor(64 / outputs));
-    const joined = lanes > 1 ? lanes * outputs : 0;
-    if (4 * (outputs * 8 + 2 * headTile * 64 + 2 * 64 + headTile + (joined + 1) * 12) <= memory) return headTile;
-  }
+  for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) if (decodeMemory(headDim, headTile) <= memory) return headTile;
   return undefined;
 }

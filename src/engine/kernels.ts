@@ -9,7 +9,7 @@ import sampleSource from '../../shaders/model/sample.wgsl' with { type: 'text' }
 import weightsSource from '../../shaders/model/weights.wgsl' with { type: 'text' };
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
 import { planPrelude } from '../attention/plan.ts';
-import { defineKernel, gridCount, type Kernel, key, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
+import { type AnyKernel, defineKernel, gridCount, key, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
 import type { WeightDtype } from './safetensors.ts';
 
 /** The WGSL constants of shaders/model/weights.wgsl. */
@@ -105,4 +105,4 @@ export const sampleKernel = defineKernel({
 });
 
 /** All of the above, as a warm-up asks for them. */
-export const modelKernels = [embedKernel, matvecKernel, matmulKernel, directKernel, sampleKernel] as unknown as readonly Kernel[];
+export const modelKernels: readonly AnyKernel[] = [embedKernel, matvecKernel, matmulKernel, directKernel, sampleKernel];

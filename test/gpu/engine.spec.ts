@@ -155,7 +155,8 @@ spec(
     const again = await loadEngine(t, { manifest }, undefined, gpu);
     expectEqual((await again.generate(prompt, greedy).result).text, text, 'text');
     expectEqual(again.launchStats().pipelines, first.launchStats().pipelines, 'pipelines');
-    expectEqual(again.manifest(), first.manifest(), 'manifest');
+    const variants = (engine: Engine) => engine.manifest().variants.map((one) => JSON.stringify(one)); // in the order in which compiles ended
+    expectEqual(variants(again).sort(), variants(first).sort(), 'manifest');
     const foreign = await loadEngine(t, { manifest: { version: 99 } }, undefined, gpu);
     expectEqual((await foreign.generate(prompt, greedy).result).text, text, 'text with a foreign manifest');
   },
