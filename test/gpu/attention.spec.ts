@@ -116,3 +116,23 @@ for (const [name, change] of Object.entries(cases)) {
     expectClose(actual, expected, tolerances[testCase.dtype]);
   });
 }
+
+/** The other head sizes, each with another group and block size; the smallest workgroup memory is the hardest. */
+const headSizes: Readonly<Record<string, Partial<PagedCase>>> = {
+  'head dim 8, block size 24': { headDim: 8, blockSize: 24 },
+  'head dim 96, group of 3, f16': { headDim: 96, numHeads: 6, dtype: 'f16' },
+  'head dim 120, block size 32': { headDim: 120, blockSize: 32, numHeads: 4, numKvHeads: 1 },
+  'head dim 192, group of 2': { headDim: 192, numHeads: 4 },
+};
+
+for (const [name, change] of Object.entries(headSizes)) {
+  spec(
+    name,
+    async (t) => {
+      const testCase = { ...base, ...change };
+      const { actual, expected } = await runPaged(t, testCase, random(8));
+      expectClose(actual, expected, tolerances[testCase.dtype]);
+    },
+    { devices: 'default' },
+  );
+}
