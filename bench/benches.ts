@@ -1,4 +1,6 @@
 import type { Gpu } from 'pagewise';
+import { benchCold } from './cold.ts';
+import { benchGenerate } from './generate/bench.ts';
 import { benchLaunch } from './launch/bench.ts';
 import type { BenchHost, BenchOptions, BenchRow } from './report.ts';
 
@@ -11,4 +13,6 @@ export type Bench = (
 
 export const benches = {
   launch: benchLaunch,
+  cold: benchCold,
+  generate: benchGenerate,
 } satisfies Record<string, Bench>;

@@ -128,5 +128,7 @@ function argumentsOf({ bench, options: { rounds, quick }, commit, json }) {
 
 /** @param {import('./hosts/drivers.mjs').Driver} driver */
 function environmentOf({ env, source, description, backend }) {
-  return { ...env, PAGEWISE_DRIVER_DESCRIPTION: `${backend}, ${source}: ${description}` };
+  // A start is cold only where no driver keeps what it compiled at the last one.
+  const cold = { MESA_SHADER_CACHE_DISABLE: 'true', __GL_SHADER_DISK_CACHE: '0' };
+  return { ...env, ...cold, PAGEWISE_DRIVER_DESCRIPTION: `${backend}, ${source}: ${description}` };
 }

@@ -24,7 +24,7 @@ interface Effort {
 export async function benchLaunch(gpu: Gpu, host: BenchHost, options: BenchOptions) {
   const effort: Effort = options.quick
     ? { rounds: options.rounds ?? 2, steps: 1, turn: 0, launches: 64 }
-    : { rounds: options.rounds ?? 15, steps: 12, turn: 150, launches: 400 };
+    : { rounds: options.rounds ?? 15, steps: 30, turn: 250, launches: 400 };
   const rows: BenchRow[] = [];
   for (const subject of [anySubject(decodeSubject(gpu.device)), anySubject(trivialSubject(gpu.device))]) {
     rows.push(...(await climb(gpu, host, subject, effort)));
