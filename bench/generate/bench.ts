@@ -17,10 +17,10 @@ export async function benchGenerate(gpu: Gpu, host: BenchHost, options: BenchOpt
   for (const { weights } of new Set<BenchModel>([shipped, large])) weights.destroy();
   const notes = [
     `Medians of ${rounds} rounds, on and off in turn. Tokens per second: up to 24 steps in flight.`,
-    'Host time: planning, recording and submitting a step while the GPU is idle; its share: of the time of a step in flight.',
+    'Host time: planning, recording and submitting a step while the GPU is idle; its share: of the time of a step in flight. Record time: without submitting.',
     'On and off gave the same tokens. on/off: tokens per second, the median of the rounds.',
     ...(software
-      ? ['A software adapter: what the GPU does, the processor does beside the host, so that tokens per second show little.']
+      ? ["A software adapter works on the host's processor, some in the submit: of the times, only the recording is the host's own."]
       : []),
   ];
   return { rows, notes };
@@ -43,8 +43,8 @@ async function compare(gpu: Gpu, regime: Regime, rounds: number): Promise<readon
     for (const mode of round % 2 === 0 ? modes : modes.toReversed()) {
       const loop = loops.get(mode) as StepLoop;
       const { stepTime, tokens } = await loop.run();
-      const { hostTime } = await loop.run(Math.min(regime.steps, 32), 1);
-      if (round >= 0) runs.get(mode)?.push({ stepTime, hostTime, tokens });
+      const { hostTime, recordTime } = await loop.run(Math.min(regime.steps, 32), 1);
+      if (round >= 0) runs.get(mode)?.push({ stepTime, hostTime, recordTime, tokens });
     }
   }
   for (const loop of loops.values()) loop.destroy();
@@ -57,10 +57,17 @@ async function compare(gpu: Gpu, regime: Regime, rounds: number): Promise<readon
     return [
       of('tokens', 'tokens/s', (run) => (1000 * regime.batch * regime.queryLen) / run.stepTime),
       of('host-time', 'ms/step', (run) => run.hostTime),
+      of('record-time', 'ms/step', (run) => run.recordTime),
       of('host-share', '%', (run) => (100 * run.hostTime) / run.stepTime),
     ];
   });
   const ratio = on.map((run, round) => off[round].stepTime / run.stepTime);
   const hostRatio = off.map((run, round) => run.hostTime / on[round].hostTime);
-  return [...rows, rowOf('tokens on/off', params, 'x', ratio), rowOf('host-time off/on', params, 'x', hostRatio)];
+  const recordRatio = off.map((run, round) => run.recordTime / on[round].recordTime);
+  return [
+    ...rows,
+    rowOf('tokens on/off', params, 'x', ratio),
+    rowOf('host-time off/on', params, 'x', hostRatio),
+    rowOf('record-time off/on', params, 'x', recordRatio),
+  ];
 }
