@@ -1,7 +1,7 @@
 // Attention of single query tokens: a workgroup takes one work item (a token and a range of its keys), one KV head and up to headTile
 // of the query heads that share it, so that every key and value row is read once for all of them.
 //
-// Keys go by in tiles of 64. In the first phase an invocation owns one key of the tile: it reads the key's row in 16-byte loads and
+// Keys go by in tiles of as many as there are invocations. In the first phase an invocation owns one key of the tile: it reads the key's row in 16-byte loads and
 // scores it for every head. In the second phase an invocation owns eight output values of one head and walks the tile's values; where
 // there are fewer outputs than invocations, several "lanes" share an output and split the keys. Two barriers per tile.
 //
@@ -23,8 +23,7 @@ struct Arguments {
 @group(0) @binding(5) var<storage, read_write> output: array<vec4f>;
 @group(0) @binding(6) var<storage, read_write> partials: array<f32>;
 
-const keyTile = 64u;
-const invocations = 64u;
+const invocations = keyTile;
 const chunks = headDim / 8u;
 const outputs = headTile * chunks; // groups of eight output values
 const lanes = max(1u, invocations / outputs);
@@ -50,7 +49,7 @@ fn loadQuery(token: u32, head: u32, chunk: u32, position: u32) -> Eight {
   return Eight(vec4f(values[0], values[1], values[2], values[3]), vec4f(values[4], values[5], values[6], values[7]));
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(keyTile)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) local: u32) {
   let item = plan[DECODE_ITEMS] + workgroup.x * ITEM_WORDS;
   let token = plan[item + ITEM_TOKEN];

@@ -1,6 +1,7 @@
 // Matrix product without workgroup memory, for adapters that compute on the CPU: there a barrier costs more than what it lets the
-// invocations share. An invocation computes four input rows x four weight rows in registers. A single input row, which is what decoding
-// one sequence has, goes through a loop of its own.
+// invocations share. An invocation computes four input rows x eight weight rows, four and four in registers. A single input row, which is
+// what decoding one sequence has, goes through a loop of its own with all eight, because there reading the input and its gain for each
+// weight row is a good part of the work. Four invocations are the SIMD width of such adapters, and small workgroups spread evenly.
 
 // An input row's part in the sums of an invocation: its products with the four weight rows, and its sum of squares.
 struct Sums {
@@ -52,44 +53,55 @@ fn storeFour(row: u32, column: u32, sums: Sums) {
   }
 }
 
-@compute @workgroup_size(16)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid: vec3u) {
-  let column = (id.z * grid.x * 16u + id.x) * 4u;
-  let row = id.y * 4u;
-  if (column >= args.outputSize) {
-    return;
+fn weightsRow(column: u32) -> u32 {
+  return min(column, args.outputSize - 1u) * (args.inputSize / 8u);
+}
+
+fn oneRow(row: u32, column: u32) {
+  let input0 = inputRow(row) * (args.inputStride / 4u);
+  let weights0 = weightsRow(column);
+  let weights1 = weightsRow(column + 1u);
+  let weights2 = weightsRow(column + 2u);
+  let weights3 = weightsRow(column + 3u);
+  let weights4 = weightsRow(column + 4u);
+  let weights5 = weightsRow(column + 5u);
+  let weights6 = weightsRow(column + 6u);
+  let weights7 = weightsRow(column + 7u);
+  var first = vec4f(0.0);
+  var second = vec4f(0.0);
+  var squares = 0.0;
+  for (var i = 0u; i < args.inputSize / 8u; i++) {
+    var values = Eight(input[input0 + 2u * i], input[input0 + 2u * i + 1u]);
+    if (normalized) {
+      squares += dot8(values, values);
+      values = withGain(values, i);
+    }
+    first += vec4f(
+      dot8(values, loadWeights8(weights0 + i)),
+      dot8(values, loadWeights8(weights1 + i)),
+      dot8(values, loadWeights8(weights2 + i)),
+      dot8(values, loadWeights8(weights3 + i)),
+    );
+    second += vec4f(
+      dot8(values, loadWeights8(weights4 + i)),
+      dot8(values, loadWeights8(weights5 + i)),
+      dot8(values, loadWeights8(weights6 + i)),
+      dot8(values, loadWeights8(weights7 + i)),
+    );
   }
-  let eights = args.inputSize / 8u;
-  let last = args.outputSize - 1u;
-  let weights0 = column * eights;
-  let weights1 = min(column + 1u, last) * eights;
-  let weights2 = min(column + 2u, last) * eights;
-  let weights3 = min(column + 3u, last) * eights;
+  storeFour(row, column, Sums(first, squares));
+  storeFour(row, column + 4u, Sums(second, squares));
+}
+
+fn fourRows(row: u32, column: u32) {
+  let weights0 = weightsRow(column);
+  let weights1 = weightsRow(column + 1u);
+  let weights2 = weightsRow(column + 2u);
+  let weights3 = weightsRow(column + 3u);
   let rows = min(4u, numRows() - row);
   let pitch = args.inputStride / 4u;
-  let input0 = inputRow(row) * pitch;
-
-  if (rows == 1u) {
-    var products = vec4f(0.0);
-    var squares = 0.0;
-    for (var i = 0u; i < eights; i++) {
-      var values = Eight(input[input0 + 2u * i], input[input0 + 2u * i + 1u]);
-      if (normalized) {
-        squares += dot8(values, values);
-        values = withGain(values, i);
-      }
-      products += vec4f(
-        dot8(values, loadWeights8(weights0 + i)),
-        dot8(values, loadWeights8(weights1 + i)),
-        dot8(values, loadWeights8(weights2 + i)),
-        dot8(values, loadWeights8(weights3 + i)),
-      );
-    }
-    storeFour(row, column, Sums(products, squares));
-    return;
-  }
-
   // A row beyond the last repeats the last, and is not stored.
+  let input0 = inputRow(row) * pitch;
   let input1 = inputRow(row + 1u) * pitch;
   let input2 = inputRow(row + min(2u, rows - 1u)) * pitch;
   let input3 = inputRow(row + min(3u, rows - 1u)) * pitch;
@@ -97,7 +109,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid:
   var sums1 = sums0;
   var sums2 = sums0;
   var sums3 = sums0;
-  for (var i = 0u; i < eights; i++) {
+  for (var i = 0u; i < args.inputSize / 8u; i++) {
     let four = Weights4(loadWeights8(weights0 + i), loadWeights8(weights1 + i), loadWeights8(weights2 + i), loadWeights8(weights3 + i));
     sums0 = addRow(sums0, input0, i, four);
     sums1 = addRow(sums1, input1, i, four);
@@ -111,5 +123,22 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid:
   }
   if (rows > 3u) {
     storeFour(row + 3u, column, sums3);
+  }
+}
+
+@compute @workgroup_size(4)
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid: vec3u) {
+  let column = (id.z * grid.x * 4u + id.x) * 8u;
+  let row = id.y * 4u;
+  if (column >= args.outputSize) {
+    return;
+  }
+  if (numRows() - row == 1u) {
+    oneRow(row, column);
+    return;
+  }
+  fourRows(row, column);
+  if (column + 4u < args.outputSize) {
+    fourRows(row, column + 4u);
   }
 }

@@ -1,7 +1,7 @@
-// Chooses the next token of each row of logits, and says whether it ends the sequence: a workgroup takes one row, an invocation every
-// 256th token. Temperature 0 takes the largest logit (the lowest id among equals). Otherwise: top-k, then top-p within these, as thresholds
-// on the logit, found by radix select; then the Gumbel-max trick, which needs no second pass over sorted probabilities.
-// Ties at a threshold all stay in.
+// Chooses the next token of each row of logits, and says whether it ends the sequence: a workgroup takes one row, its invocations every
+// so manieth token. Temperature 0 takes the largest logit (the lowest id among equals). Otherwise: top-k, then top-p within these, as
+// thresholds on the logit, found by radix select; then the Gumbel-max trick, which needs no second pass over sorted probabilities.
+// Ties at a threshold all stay in. The prelude says how many `invocations` there are: a power of two up to 256.
 
 struct Arguments {
   vocabSize: u32,
@@ -11,45 +11,65 @@ struct Arguments {
 @group(0) @binding(1) var<storage, read> plan: array<u32>;
 @group(0) @binding(2) var<storage, read_write> sampled: array<vec2<u32>>; // per sequence: token, 1 once a stop token came
 
-const invocations = 256u;
+const digits = 256u / invocations; // of the histogram, of each invocation
 
 var<workgroup> bestScore: array<f32, invocations>;
 var<workgroup> bestToken: array<u32, invocations>;
 var<workgroup> histogram: array<atomic<u32>, 256>;
-var<workgroup> cumulative: array<u32, 256>;
+var<workgroup> cumulative: array<u32, invocations>;
 var<workgroup> digitFound: u32;
 var<workgroup> reachedAbove: u32;
 
-// The best (score, token) of the workgroup; every invocation gets it.
+// The best (score, token) of the workgroup; every invocation gets it. Two rounds, of about the root of the number each: fewer barriers
+// than halving takes.
+const group = 1u << (firstLeadingBit(invocations) / 2u);
+const groups = invocations / group;
+
+fn isBetter(a: u32, b: u32) -> bool {
+  return bestScore[a] > bestScore[b] || (bestScore[a] == bestScore[b] && bestToken[a] < bestToken[b]);
+}
+
+fn keepBest(first: u32, count: u32, stride: u32) {
+  var best = first;
+  for (var i = 1u; i < count; i++) {
+    if (isBetter(first + i * stride, best)) {
+      best = first + i * stride;
+    }
+  }
+  bestScore[first] = bestScore[best];
+  bestToken[first] = bestToken[best];
+}
+
 fn reduceBest(score: f32, token: u32, local: u32) -> u32 {
   bestScore[local] = score;
   bestToken[local] = token;
-  for (var stride = invocations / 2u; stride > 0u; stride /= 2u) {
-    workgroupBarrier();
-    if (local < stride) {
-      let other = bestScore[local + stride];
-      let otherToken = bestToken[local + stride];
-      if (other > bestScore[local] || (other == bestScore[local] && otherToken < bestToken[local])) {
-        bestScore[local] = other;
-        bestToken[local] = otherToken;
-      }
-    }
+  workgroupBarrier();
+  if (local < groups) {
+    keepBest(local, group, groups);
   }
-  let best = workgroupUniformLoad(&bestToken[0]);
-  return best;
+  workgroupBarrier();
+  if (local == 0u) {
+    keepBest(0u, groups, 1u);
+  }
+  return workgroupUniformLoad(&bestToken[0]);
 }
 
 // The sum over the workgroup, in a fixed order.
 fn reduceSum(value: f32, local: u32) -> f32 {
   bestScore[local] = value;
-  for (var stride = invocations / 2u; stride > 0u; stride /= 2u) {
-    workgroupBarrier();
-    if (local < stride) {
-      bestScore[local] += bestScore[local + stride];
+  workgroupBarrier();
+  if (local < groups) {
+    for (var i = 1u; i < group; i++) {
+      bestScore[local] += bestScore[local + i * groups];
     }
   }
-  let sum = workgroupUniformLoad(&bestScore[0]);
-  return sum;
+  workgroupBarrier();
+  if (local == 0u) {
+    for (var i = 1u; i < groups; i++) {
+      bestScore[0] += bestScore[i];
+    }
+  }
+  return workgroupUniformLoad(&bestScore[0]);
 }
 
 // A number in (0, 1) from (seed, position, token): pcg3d of Jarzynski and Olano 2020.
@@ -92,7 +112,9 @@ fn selectThreshold(row: Row, lowest: u32, wanted: u32, local: u32) -> u32 {
   var remaining = wanted;
   for (var shift = 24i; shift >= 0i; shift -= 8i) {
     let bits = u32(shift);
-    atomicStore(&histogram[local], 0u);
+    for (var digit = local; digit < 256u; digit += invocations) {
+      atomicStore(&histogram[digit], 0u);
+    }
     workgroupBarrier();
     for (var token = local; token < args.vocabSize; token += invocations) {
       let logit = logits[row.first + token];
@@ -103,12 +125,17 @@ fn selectThreshold(row: Row, lowest: u32, wanted: u32, local: u32) -> u32 {
       }
     }
     workgroupBarrier();
-    // Sums from each digit upwards.
-    cumulative[local] = atomicLoad(&histogram[local]);
-    for (var stride = 1u; stride < 256u; stride *= 2u) {
+    // An invocation owns `digits` neighbouring digits. First the sums from its own upwards, over all invocations.
+    let firstDigit = local * digits;
+    var own = 0u;
+    for (var i = 0u; i < digits; i++) {
+      own += atomicLoad(&histogram[firstDigit + i]);
+    }
+    cumulative[local] = own;
+    for (var stride = 1u; stride < invocations; stride *= 2u) {
       workgroupBarrier();
       var above = 0u;
-      if (local + stride < 256u) {
+      if (local + stride < invocations) {
         above = cumulative[local + stride];
       }
       workgroupBarrier();
@@ -119,13 +146,14 @@ fn selectThreshold(row: Row, lowest: u32, wanted: u32, local: u32) -> u32 {
       reachedAbove = 0u;
     }
     workgroupBarrier();
-    var next = 0u;
-    if (local < 255u) {
-      next = cumulative[local + 1u];
-    }
-    if (cumulative[local] >= remaining && next < remaining) {
-      digitFound = local;
-      reachedAbove = next;
+    var reached = cumulative[local] - own;
+    for (var i = digits; i > 0u; i--) {
+      let weight = atomicLoad(&histogram[firstDigit + i - 1u]);
+      if (reached < remaining && reached + weight >= remaining) {
+        digitFound = firstDigit + i - 1u;
+        reachedAbove = reached;
+      }
+      reached += weight;
     }
     let digit = workgroupUniformLoad(&digitFound);
     remaining -= workgroupUniformLoad(&reachedAbove);
@@ -134,7 +162,7 @@ fn selectThreshold(row: Row, lowest: u32, wanted: u32, local: u32) -> u32 {
   return max(prefix, lowest); // rounding may leave the sum just short of `wanted`
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(invocations)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) local: u32) {
   let at = plan[SAMPLING] + workgroup.x * SAMPLING_WORDS;
   let sequence = plan[at + SAMPLING_SEQUENCE];

@@ -6,7 +6,7 @@ import { appendKernel, decodeKernel, mergeKernel, partialWords, prefillKernel, u
 import type { KvCache, Sequence } from './kv-cache.ts';
 import { checkPositive, kvDtypeCodes } from './layout.ts';
 import { chooseSegmentKeys, maxPartials, maxPlanWords, type PlanCounts, type PlannedSequence, PlanWriter, packBatch } from './plan.ts';
-import { chooseDecodeHeadTile, choosePrefillTile, type PrefillTile } from './tuning.ts';
+import { chooseDecodeHeadTile, choosePrefillTile, decodeKeyTile, type PrefillTile } from './tuning.ts';
 
 export interface PagedAttentionOptions {
   /** Query heads; a multiple of the cache's KV heads. */
@@ -17,6 +17,8 @@ export interface PagedAttentionOptions {
   readonly minSegmentKeys?: number;
   /** Workgroups that a decode launch aims at when it splits; default 512. */
   readonly targetWorkgroups?: number;
+  /** Keys that a decode workgroup takes at a time, and its invocations: a power of two from 4 to 64; default: what suits the adapter. */
+  readonly decodeKeyTile?: number;
   /** Words that the caller adds to the plan (see `PagedAttention.plan`); default 0. */
   readonly extraPlanWords?: number;
 }
@@ -69,6 +71,7 @@ export class PagedAttention {
   readonly #kv: KvCache;
   readonly #options: PagedAttentionOptions;
   readonly #prefillTile: PrefillTile;
+  readonly #decodeKeyTile: number;
   readonly #decodeHeadTile: number;
   readonly #targetWorkgroups: number;
   readonly #minSegmentKeys: number;
@@ -90,9 +93,11 @@ export class PagedAttention {
     checkPositive('maxTokensPerStep', options.maxTokensPerStep);
     checkPositive('minSegmentKeys', options.minSegmentKeys ?? 1);
     checkPositive('targetWorkgroups', options.targetWorkgroups ?? 1);
+    const keyTile = options.decodeKeyTile ?? decodeKeyTile(cache.gpu.adapter);
+    if (![4, 8, 16, 32, 64].includes(keyTile)) throw new InvalidArgumentError('decodeKeyTile', keyTile, 'a power of two from 4 to 64');
     const memory = cache.gpu.limits.maxComputeWorkgroupStorageSize;
     const prefillTile = choosePrefillTile(headDim, groupSize, memory);
-    const decodeHeadTile = chooseDecodeHeadTile(headDim, groupSize, memory);
+    const decodeHeadTile = chooseDecodeHeadTile(headDim, groupSize, memory, keyTile);
     if (!prefillTile || !decodeHeadTile) {
       throw new LimitExceededError(
         `Attention with headDim ${headDim}`,
@@ -106,6 +111,7 @@ export class PagedAttention {
     this.#kv = kv;
     this.#options = options;
     this.#prefillTile = prefillTile;
+    this.#decodeKeyTile = keyTile;
     this.#decodeHeadTile = decodeHeadTile;
     this.#targetWorkgroups = options.targetWorkgroups ?? 512;
     this.#minSegmentKeys = options.minSegmentKeys ?? 256;
@@ -179,6 +185,7 @@ export class PagedAttention {
     const decodeArgs: ArgumentsOf<typeof decodeKernel.arguments> = {
       ...attendArgs,
       headTile: this.#decodeHeadTile,
+      keyTile: this.#decodeKeyTile,
       partials: this.#partials,
     };
     const { rowTile, keyTile, headTile } = this.#prefillTile;

@@ -72,11 +72,12 @@ export const updateKernel = defineKernel({
 export const decodeKernel = defineKernel({
   name: 'decode',
   source: [packSource, blocksSource, loadSource, rotarySource, stateSource, decodeSource],
-  prelude: ({ headDim, kvDtype, numHeads, groupSize, headTile }) =>
-    `${planPrelude}\n${constants({ headDim, kvDtype, numHeads, groupSize, headTile, PARTIAL_WORDS: partialWords(Number(headDim)) })}`,
+  prelude: ({ headDim, kvDtype, numHeads, groupSize, headTile, keyTile }) =>
+    `${planPrelude}\n${constants({ headDim, kvDtype, numHeads, groupSize, headTile, keyTile, PARTIAL_WORDS: partialWords(Number(headDim)) })}`,
   arguments: {
     ...layout,
     ...heads,
+    keyTile: frozen('text'),
     query: readBuffer,
     pool: readBuffer,
     blockTable: readBuffer,
@@ -87,7 +88,7 @@ export const decodeKernel = defineKernel({
     ...queryArguments,
     numItems: gridCount,
   },
-  workgroupMemory: ({ headDim, headTile }) => decodeMemory(Number(headDim), Number(headTile)),
+  workgroupMemory: ({ headDim, headTile, keyTile }) => decodeMemory(Number(headDim), Number(headTile), Number(keyTile)),
   workgroups: {
     x: ({ numItems }) => numItems,
     y: ({ numKvHeads }) => numKvHeads,

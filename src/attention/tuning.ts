@@ -28,11 +28,11 @@ export function prefillMemory(headDim: number, rowTile: number, keyTile: number)
 }
 
 /** Bytes of workgroup memory of the decode kernel: queries, two tiles of weights and rows, maxima, and what lanes hand over. */
-export function decodeMemory(headDim: number, headTile: number): number {
+export function decodeMemory(headDim: number, headTile: number, keyTile: number): number {
   const outputs = (headTile * headDim) / 8;
-  const lanes = Math.max(1, Math.floor(64 / outputs));
+  const lanes = Math.max(1, Math.floor(keyTile / outputs));
   const joined = lanes > 1 ? lanes * outputs : 0;
-  return 4 * (outputs * 8 + 2 * headTile * 64 + 2 * 64 + headTile + (joined + 1) * 12);
+  return 4 * (outputs * 8 + 2 * headTile * keyTile + 2 * keyTile + headTile + (joined + 1) * 12);
 }
 
 /**
@@ -48,8 +48,16 @@ export function choosePrefillTile(headDim: number, groupSize: number, memory: nu
   return undefined;
 }
 
+/**
+ * Invocations of a decode workgroup, and keys of its tile. Adapters that compute on the CPU give each SIMD group of a workgroup with
+ * barriers a stack of its own, which costs more than a short tile does (SwiftShader: about 8 us for every four invocations).
+ */
+export const decodeKeyTile = ({ software }: { readonly software: boolean }): number => (software ? 8 : 64);
+
 /** How many query heads of a group one decode workgroup takes, by the same rule; undefined when not even one fits. */
-export function chooseDecodeHeadTile(headDim: number, groupSize: number, memory: number): number | undefined {
-  for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) if (decodeMemory(headDim, headTile) <= memory) return headTile;
+export function chooseDecodeHeadTile(headDim: number, groupSize: number, memory: number, keyTile: number): number | undefined {
+  for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
+    if (decodeMemory(headDim, headTile, keyTile) <= memory) return headTile;
+  }
   return undefined;
 }

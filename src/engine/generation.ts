@@ -5,6 +5,13 @@ import type { SampledToken } from './readback.ts';
 import type { TextStream } from './tokenizer.ts';
 import type { Generation, GenerationChunk, GenerationResult, GenerationStats } from './types.ts';
 
+/**
+ * Milliseconds of submitting after which other work gets a turn. Where a software adapter holds a submit or a `mapAsync` up until the step
+ * before is done, the tokens of a whole bunch of steps would else arrive together. It must be a timer's turn: readbacks in Deno arrive by
+ * its timers, which a message's turn does not run.
+ */
+const longestTurn = 8;
+
 /** What a generation needs of its engine. */
 export interface GenerationHost {
   readonly kv: KvCache;
@@ -128,9 +135,14 @@ export class RunningGeneration implements Generation {
     };
     push(this.#prefill(sequence));
     for (let submitted = 1; ; ) {
+      let turnBegan = performance.now();
       while (submitted < maxTokens && inFlight.length < runAhead) {
         push(this.#decode(sequence));
         submitted++;
+        if (performance.now() - turnBegan > longestTurn) {
+          await new Promise((resolve) => setTimeout(resolve));
+          turnBegan = performance.now();
+        }
       }
       const waiting = this.#host.trace('wait');
       const { token, finished } = await inFlight[0];

@@ -9,7 +9,7 @@ import sampleSource from '../../shaders/model/sample.wgsl' with { type: 'text' }
 import weightsSource from '../../shaders/model/weights.wgsl' with { type: 'text' };
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
 import { planPrelude } from '../attention/plan.ts';
-import { type AnyKernel, defineKernel, gridCount, key, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
+import { type AnyKernel, defineKernel, frozen, gridCount, key, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
 import type { WeightDtype } from './safetensors.ts';
 
 /** The WGSL constants of shaders/model/weights.wgsl. */
@@ -83,17 +83,21 @@ export const directKernel = defineKernel({
   prelude: () => planPrelude,
   arguments: linearArguments,
   workgroups: {
-    x: ({ outputSize }) => Math.min(Math.ceil(outputSize / 64), maxWorkgroups),
+    x: ({ outputSize }) => Math.min(Math.ceil(outputSize / 32), maxWorkgroups),
     y: ({ numRows }) => Math.ceil(numRows / 4),
-    z: ({ outputSize }) => Math.ceil(outputSize / 64 / maxWorkgroups),
+    z: ({ outputSize }) => Math.ceil(outputSize / 32 / maxWorkgroups),
   },
 });
+
+/** Invocations of a workgroup that samples; see `decodeKeyTile` for adapters that compute on the CPU. */
+export const sampleInvocations = ({ software }: { readonly software: boolean }): number => (software ? 16 : 256);
 
 export const sampleKernel = defineKernel({
   name: 'sample',
   source: [stateSource, sampleSource],
-  prelude: () => planPrelude,
+  prelude: ({ invocations }) => `${planPrelude}\nconst invocations = ${invocations}u;`,
   arguments: {
+    invocations: frozen('text'),
     logits: readBuffer,
     plan: readBuffer,
     sampled: writeBuffer,
@@ -101,7 +105,6 @@ export const sampleKernel = defineKernel({
     numRows: gridCount,
   },
   workgroups: { x: ({ numRows }) => numRows },
-  singleVariant: true,
 });
 
 /** All of the above, as a warm-up asks for them. */

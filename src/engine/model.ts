@@ -7,7 +7,7 @@ import type { LaunchCache } from '../launch/cache.ts';
 import type { ArgumentsOf } from '../launch/kernel.ts';
 import type { LaunchSite } from '../launch/site.ts';
 import type { ModelConfig } from './config.ts';
-import { directKernel, embedKernel, matmulKernel, matvecKernel, sampleKernel, weightDtypeCodes } from './kernels.ts';
+import { directKernel, embedKernel, matmulKernel, matvecKernel, sampleInvocations, sampleKernel, weightDtypeCodes } from './kernels.ts';
 import { rotaryTable } from './rotary.ts';
 import type { Matrix, ModelWeights } from './weights.ts';
 
@@ -293,7 +293,8 @@ export class LlamaModel {
       hiddenSize,
       numTokens: 0,
     };
-    this.#sampleArguments = { logits: this.logits, plan, sampled: this.sampled, vocabSize, numRows: 0 };
+    const invocations = sampleInvocations(this.#cache.gpu.adapter);
+    this.#sampleArguments = { invocations, logits: this.logits, plan, sampled: this.sampled, vocabSize, numRows: 0 };
     [this.#layers, this.#head, this.#embed, this.#sample] = await Promise.all([
       Promise.all(layers),
       head,

@@ -93,7 +93,14 @@ export class PagedSession {
     shuffleBlocks(this.kv, random);
     this.cache = sharedCache(t, setup);
     const { numHeads, maxTokensPerStep, headDim, options } = setup;
-    this.attention = new PagedAttention(this.cache, this.kv, { numHeads, maxTokensPerStep, ...options });
+    // One variant of the device has decode's tile of GPUs, the other the adapter's own: on a software adapter both are tried.
+    const decodeKeyTile = t.variant === 'granted' ? 64 : undefined;
+    this.attention = new PagedAttention(this.cache, this.kv, {
+      numHeads,
+      maxTokensPerStep,
+      ...options,
+      ...(decodeKeyTile && { decodeKeyTile }),
+    });
     t.defer(() => this.attention.destroy());
     const { query, key } = this.#strides;
     const buffer = (stride: number) => uploadBuffer(t, new Float32Array(maxTokensPerStep * stride + 64).fill(Number.NaN));

@@ -1,6 +1,6 @@
 /** Runs the sampling kernel on rows of logits, and says on the host which tokens may come. */
 import { PlanWriter, samplingWords } from '../../src/attention/plan.ts';
-import { sampleKernel } from '../../src/engine/kernels.ts';
+import { sampleInvocations, sampleKernel } from '../../src/engine/kernels.ts';
 import { LaunchCache } from '../../src/index.ts';
 import { readBuffer, type SpecContext, uploadBuffer } from '../harness/harness.ts';
 import { submit } from './tiny.ts';
@@ -30,7 +30,11 @@ export interface Sampled {
 export const untouched: Sampled = { token: 123456, finished: 7 };
 
 /** A buffer of sampled tokens, and a function that samples rows into it and reads all of it back. */
-export async function openSampler(t: SpecContext, sequences: number, initial: Sampled = untouched) {
+export async function openSampler(
+  t: SpecContext,
+  sequences: number,
+  { initial = untouched, invocations = sampleInvocations(t.gpu.adapter) }: { initial?: Sampled; invocations?: number } = {},
+) {
   const cache = new LaunchCache(t.gpu);
   t.defer(() => cache.destroy());
   const pairs = Array.from({ length: sequences }, () => [initial.token, initial.finished]).flat();
@@ -42,7 +46,7 @@ export async function openSampler(t: SpecContext, sequences: number, initial: Sa
       logits.set(row.logits, i * vocabSize);
     });
     const plan = planOf(rows);
-    const args = { logits: uploadBuffer(t, logits), plan: uploadBuffer(t, plan), sampled, vocabSize, numRows: rows.length };
+    const args = { invocations, logits: uploadBuffer(t, logits), plan: uploadBuffer(t, plan), sampled, vocabSize, numRows: rows.length };
     const site = await cache.prepare(sampleKernel, args);
     submit(cache, (pass) => site.record(pass, args));
     const words = new Uint32Array(await readBuffer(t.gpu, sampled));

@@ -241,3 +241,27 @@ spec('a stop token ends the sequence, which stays ended until its row is first u
     'rows with lists of their own',
   );
 });
+
+spec(
+  'the width of a workgroup changes no token',
+  async (t) => {
+    const numbers = random(77);
+    const rows = Array.from({ length: 60 }, (_, seed) => ({
+      logits: numbers.normals(1000, 3),
+      temperature: seed % 3,
+      topK: (7 * seed) % 40,
+      topP: seed % 2 ? 0.8 : 1,
+      seed,
+    }));
+    const tokens = await Promise.all(
+      [16, 64, 256].map(async (invocations) => {
+        const sample = await openSampler(t, rows.length, { invocations });
+        return (await sample(rows)).map(({ token }) => token);
+      }),
+    );
+    expectEqual(tokens[1], tokens[0], '64 invocations as 16');
+    expectEqual(tokens[2], tokens[0], '256 invocations as 16');
+    expect(new Set(tokens[0]).size > 20, 'the rows choose many tokens');
+  },
+  { devices: 'default' },
+);

@@ -14,7 +14,8 @@ afterAll(() => vi.unstubAllGlobals());
 
 function open(options: Partial<PagedAttentionOptions> = {}, headDim = 16, workgroupMemory = 16384) {
   const fake = fakeGpu();
-  const gpu = { ...fake.gpu, limits: { ...fake.gpu.limits, maxComputeWorkgroupStorageSize: workgroupMemory } };
+  const limits = { ...fake.gpu.limits, maxComputeWorkgroupStorageSize: workgroupMemory };
+  const gpu = { ...fake.gpu, limits };
   const kv = new KvCache(gpu, {
     numLayers: 1,
     numBlocks: 200,
@@ -35,6 +36,7 @@ describe('options', () => {
     ['maxTokensPerStep', [0, -1, 1.5, Number.NaN]],
     ['minSegmentKeys', [0, -1, 1.5, Number.NaN]],
     ['targetWorkgroups', [0, -1, 1.5, Number.NaN]],
+    ['decodeKeyTile', [0, 2, 6, 128, Number.NaN]],
   ] as const)('%s is checked', (name, values) => {
     for (const value of values) expect(() => open({ [name]: value }), `${name} = ${value}`).toThrow(InvalidArgumentError);
   });

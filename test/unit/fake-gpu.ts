@@ -32,5 +32,9 @@ export function fakeGpu(): FakeGpu {
     maxComputeWorkgroupStorageSize: 16384,
     maxStorageBuffersPerShaderStage: 8,
   };
-  return { gpu: { device, limits, lost: new Promise(() => {}), loss: undefined } as unknown as Gpu, sizes, writes };
+  return {
+    gpu: { device, limits, adapter: { software: false }, lost: new Promise(() => {}), loss: undefined } as unknown as Gpu,
+    sizes,
+    writes,
+  };
 }

@@ -67,17 +67,20 @@ describe('the decode tile', () => {
   it('exists and fits for every head size and group size, in as little as 8 KiB', () => {
     for (const { headDim, groupSize, memory } of [...cases, ...cases.map((c) => ({ ...c, memory: c.memory / 2 }))]) {
       const label = `headDim ${headDim}, groupSize ${groupSize}, ${memory} bytes`;
-      const headTile = chooseDecodeHeadTile(headDim, groupSize, memory)!;
-      expect(headTile, label).toBeGreaterThanOrEqual(1);
-      expect(headTile, label).toBeLessThanOrEqual(groupSize);
-      expect(memoryOf(decodeKernel, { headDim, groupSize, numHeads: groupSize, headTile }), label).toBeLessThanOrEqual(memory);
+      for (const keyTile of [4, 8, 64]) {
+        const headTile = chooseDecodeHeadTile(headDim, groupSize, memory, keyTile)!;
+        expect(headTile, label).toBeGreaterThanOrEqual(1);
+        expect(headTile, label).toBeLessThanOrEqual(groupSize);
+        const used = memoryOf(decodeKernel, { headDim, groupSize, numHeads: groupSize, headTile, keyTile });
+        expect(used, label).toBeLessThanOrEqual(memory);
+      }
     }
   });
 
   it('takes the whole group where it can, and nothing where nothing fits', () => {
-    expect(chooseDecodeHeadTile(64, 4, 16384)).toBe(4);
-    expect(chooseDecodeHeadTile(64, 5, 16384)).toBe(5);
-    expect(chooseDecodeHeadTile(256, 1, 1024)).toBeUndefined();
+    expect(chooseDecodeHeadTile(64, 4, 16384, 64)).toBe(4);
+    expect(chooseDecodeHeadTile(64, 5, 16384, 64)).toBe(5);
+    expect(chooseDecodeHeadTile(256, 1, 1024, 64)).toBeUndefined();
   });
 });
 
