@@ -58,7 +58,7 @@ export function decodeSubject(device: GPUDevice): Subject<typeof decodeKernel.ar
   device.queue.writeBuffer(plan, 0, words, 0, words.length);
   const [blockTable, rotary, partials] = [buffer(256), buffer(256), buffer(256)];
   const layers = Array.from({ length: numLayers }, () => ({
-    ...{ blockSize: 8, numKvHeads: 1, headDim: 8, kvDtype: kvDtypeCodes.f32, numHeads: 1, groupSize: 1, headTile: 1 },
+    ...{ blockSize: 8, numKvHeads: 1, headDim: 8, kvDtype: kvDtypeCodes.f32, numHeads: 1, groupSize: 1, headTile: 1, keyTile: 64 },
     ...{ query: buffer(4096), pool: buffer(1024), blockTable, plan, rotary, output: buffer(256), partials },
     ...{ scale: 1, queryStride: 8, queryOffset: 0, rotaryHalf: 0, tableStride: 1, numItems: 1 },
   }));
