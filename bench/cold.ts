@@ -72,13 +72,15 @@ async function compileLazily(gpu: Gpu, manifest: LaunchManifest): Promise<number
   const { variants } = readManifest(manifest, kernels as unknown as readonly Kernel[]);
   const start = performance.now();
   gpu.device.pushErrorScope('validation');
+  const failed: Error[] = [];
   for (const { kernel, frozen, keys } of variants) {
     const shape = shapeOf(kernel);
-    compilePipelineSync(gpu, kernel, shape, createLayout(gpu, kernel, shape, 'arena'), { ...frozen, ...keys });
+    const layout = createLayout(gpu, kernel, shape, 'arena');
+    compilePipelineSync(gpu, kernel, shape, layout, { ...frozen, ...keys }, (failure) => failed.push(failure));
   }
   // The answer comes when all before it is done, in whatever process.
   const error = await gpu.device.popErrorScope();
-  if (error) throw error;
+  if (error || failed.length > 0) throw error ?? failed[0];
   return performance.now() - start;
 }
 

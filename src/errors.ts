@@ -129,6 +129,14 @@ export class BufferDestroyedError extends PagewiseError {
   }
 }
 
+/** Nothing can be recorded any more, because the launch cache was destroyed. */
+export class LaunchCacheDestroyedError extends PagewiseError {
+  override readonly name = 'LaunchCacheDestroyedError';
+  constructor() {
+    super('The launch cache was destroyed. Open another, and prepare the launches with it.');
+  }
+}
+
 /** The KV cache has no free block for the tokens asked for. Nothing was reserved. */
 export class BlocksExhaustedError extends PagewiseError {
   override readonly name = 'BlocksExhaustedError';

@@ -1,8 +1,15 @@
-import { BufferDestroyedError, InvalidArgumentError, LaunchArgumentError, LaunchMissError } from '../errors.ts';
+import {
+  BufferDestroyedError,
+  InvalidArgumentError,
+  type KernelCompileError,
+  LaunchArgumentError,
+  LaunchCacheDestroyedError,
+  LaunchMissError,
+} from '../errors.ts';
 import type { Gpu } from '../gpu.ts';
 import { ArgumentArena, type ArgumentSlot } from './arguments.ts';
 import { checkArguments } from './checks.ts';
-import { frozenOf, type KernelEntry, keysOf, namedKeys, sameKeys, selectorsOf, type Values, type Variant } from './entry.ts';
+import { frozenOf, fullKey, type KernelEntry, keysOf, namedKeys, sameKeys, selectorsOf, type Values, type Variant } from './entry.ts';
 import { Histogram } from './histogram.ts';
 import {
   type AnyKernel,
@@ -15,7 +22,7 @@ import {
   shapeOf,
 } from './kernel.ts';
 import { describeEntries, type LaunchManifest, readManifest } from './manifest.ts';
-import { compilePipeline, compilePipelineSync, createLayout } from './pipelines.ts';
+import { compilePipeline, compilePipelineSync, createLayout, type Selectors } from './pipelines.ts';
 import { choosePath } from './self-test.ts';
 import { LaunchSite } from './site.ts';
 import { UncachedLaunches } from './uncached.ts';
@@ -38,7 +45,11 @@ export type LaunchEvent =
   | ({ readonly type: 'false-hit' } & FalseHit)
   | { readonly type: 'miss'; readonly kernel: string; readonly keys: Readonly<Record<string, SelectorValue>> }
   | { readonly type: 'eviction'; readonly kernel: string; readonly keys: Readonly<Record<string, SelectorValue>> }
-  | { readonly type: 'pass-through'; readonly reason: string };
+  | { readonly type: 'pass-through'; readonly reason: string }
+  /** A variant that a launch could not wait for does not compile. The launch is lost with its command buffer, and the next one throws the error. */
+  | { readonly type: 'compile-error'; readonly kernel: string; readonly error: KernelCompileError }
+  /** `prepareFitting` passed over a set of arguments. */
+  | { readonly type: 'fallback'; readonly kernel: string; readonly index: number; readonly reason: unknown };
 
 export interface LaunchCacheOptions {
   readonly mode?: LaunchCacheMode;
@@ -135,7 +146,7 @@ export class LaunchCache {
     this.#maxPipelines = positive('maxPipelines', options.maxPipelines ?? 256);
     this.#uncached = new UncachedLaunches(gpu.device, this.#maxPipelines);
     void gpu.lost.then((loss) => {
-      this.failure = loss;
+      this.failure ??= loss;
       this.#entries.clear();
     });
   }
@@ -181,7 +192,8 @@ export class LaunchCache {
       try {
         return { site: await this.prepare(kernel, candidates[index]), index };
       } catch (error) {
-        if (index + 1 >= candidates.length || this.gpu.loss) throw error;
+        if (index + 1 >= candidates.length || this.failure || this.gpu.loss) throw error;
+        this.#options.onEvent?.({ type: 'fallback', kernel: kernel.name, index, reason: error });
       }
     }
   }
@@ -248,8 +260,9 @@ export class LaunchCache {
     return { ...this.counts, passThrough: this.#passThrough, argumentPath, encodeTime: this.encodeTime.entries() };
   }
 
-  /** Destroys the cache's own buffers. Pipelines and bind groups go with the last reference. */
+  /** Destroys the cache's own buffers; nothing can be recorded any more. Pipelines and bind groups go with the last reference. */
   destroy(): void {
+    this.failure ??= new LaunchCacheDestroyedError();
     for (const arena of this.#arenas) arena.destroy();
     this.#uncached.destroy();
     this.#entries.clear();
@@ -289,8 +302,15 @@ export class LaunchCache {
     this.#options.onEvent?.({ type: 'miss', kernel: entry.kernel.name, keys: named });
     if (this.#policy === 'throw') throw new LaunchMissError(entry.kernel.name, named);
     if (this.#policy === 'uncached') return undefined;
-    const { kernel, shape, layout, frozen } = entry;
-    return this.#keep(entry, keys, compilePipelineSync(this.gpu, kernel, shape, layout, selectorsOf(shape, frozen, keys)));
+    const variant = this.#keep(
+      entry,
+      keys,
+      this.#compileNow(entry, values, selectorsOf(entry.shape, entry.frozen, keys), () => {
+        entry.variants.splice(entry.variants.indexOf(variant), 1);
+        variant.keys = unmatched;
+      }),
+    );
+    return variant;
   }
 
   /** For sites: sets everything but the grid by the uncached path. */
@@ -304,7 +324,7 @@ export class LaunchCache {
       const known = unchanged ? entry.variants.find((v) => sameKeys(v.keys, keys)) : undefined;
       if (known) return known.pipeline;
       compiled = 1;
-      return compilePipelineSync(this.gpu, entry.kernel, entry.shape, entry.layout, selectors);
+      return this.#compileNow(entry, values, selectors, (key) => this.#uncached.forget(entry, key));
     });
     this.#uncached.set(pass, pipeline, entry, values);
     this.counts.pipelines += compiled;
@@ -330,7 +350,16 @@ export class LaunchCache {
     }
     const shape = shapeOf(kernel);
     const layout = known?.layout ?? createLayout(this.gpu, kernel, shape, this.#options.argumentPath ?? 'arena');
-    const entry: KernelEntry = { kernel, shape, layout, frozen: frozenOf(shape, values), variants: [], compiling: [], sites: 0 };
+    const entry: KernelEntry = {
+      kernel,
+      shape,
+      layout,
+      frozen: frozenOf(shape, values),
+      variants: [],
+      compiling: [],
+      failures: new Map(),
+      sites: 0,
+    };
     this.#entries.set(kernel, entry);
     return entry;
   }
@@ -359,6 +388,18 @@ export class LaunchCache {
     }
   }
 
+  #compileNow(entry: KernelEntry, values: Values, selectors: Selectors, drop: (key: string) => void): GPUComputePipeline {
+    const { kernel, shape, layout, failures } = entry;
+    const key = fullKey(shape, values);
+    const failure = failures.get(key);
+    if (failure) throw failure;
+    return compilePipelineSync(this.gpu, kernel, shape, layout, selectors, (error) => {
+      failures.set(key, error);
+      drop(key);
+      this.#options.onEvent?.({ type: 'compile-error', kernel: kernel.name, error });
+    });
+  }
+
   #keep(entry: KernelEntry, keys: readonly SelectorValue[], pipeline: GPUComputePipeline): Variant {
     const variant = { keys, pipeline, used: this.epoch };
     entry.variants.push(variant);
@@ -377,6 +418,9 @@ export class LaunchCache {
     this.#options.onEvent?.({ type: 'eviction', kernel: entry.kernel.name, keys: namedKeys(entry.shape, variant.keys) });
   }
 }
+
+/** Keys that no launch has, for a variant that turned out not to compile. */
+const unmatched = [{}] as unknown as readonly SelectorValue[];
 
 /** Compiled, or about to be. */
 function isKnown(entry: KernelEntry, keys: readonly SelectorValue[]): boolean {

@@ -1,4 +1,5 @@
 /** What the cache knows of a kernel, and how its variants are told apart. */
+import type { KernelCompileError } from '../errors.ts';
 import type { BufferArgument, Kernel, KernelShape, SelectorValue } from './kernel.ts';
 import type { KernelLayout } from './pipelines.ts';
 
@@ -7,7 +8,7 @@ export type Values = Readonly<Record<string, number | boolean | string | BufferA
 
 /** A compiled variant of a kernel. `keys` holds the values it was chosen by, in the order of the kernel's shape. */
 export interface Variant {
-  readonly keys: readonly SelectorValue[];
+  keys: readonly SelectorValue[];
   readonly pipeline: GPUComputePipeline;
   /** The cache's epoch when it was last recorded: what eviction goes by. */
   used: number;
@@ -21,6 +22,8 @@ export interface KernelEntry {
   readonly frozen: ReadonlyMap<string, SelectorValue>;
   readonly variants: Variant[];
   readonly compiling: { readonly keys: readonly SelectorValue[]; readonly done: Promise<Variant> }[];
+  /** Why variants that a launch could not wait for did not compile, by their full key. */
+  readonly failures: Map<string, KernelCompileError>;
   /** Sites prepared. While there are none, nothing but a warm-up has fixed the frozen values. */
   sites: number;
 }

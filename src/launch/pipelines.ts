@@ -98,18 +98,39 @@ export async function compilePipeline(
   } catch (cause) {
     const reason = await causeOf(gpu, cause);
     if (reason instanceof DeviceLostError) throw reason;
-    const info = await module.getCompilationInfo().catch(() => undefined);
-    const messages = info?.messages.filter((m) => m.type === 'error').map((m) => `line ${m.lineNum}: ${m.message}`) ?? [];
     const scopeError = await scope.catch(() => null);
-    const message = messages.join('\n') || scopeError?.message || (cause instanceof Error ? cause.message : String(cause));
-    throw new KernelCompileError(kernel.name, message, numberLines(code));
+    throw await compileError(kernel, code, module, scopeError ?? cause);
   }
 }
 
-/** Compiles one variant at once, for a launch that cannot wait. */
-export function compilePipelineSync(gpu: Gpu, kernel: Kernel, shape: KernelShape, layout: KernelLayout, selectors: Selectors) {
+/**
+ * Compiles one variant at once, for a launch that cannot wait. WebGPU says only later that the WGSL does not compile.
+ * @param onFailure called then, unless the device is lost; the pipeline is invalid, and so is the command buffer that it was recorded into.
+ */
+export function compilePipelineSync(
+  gpu: Gpu,
+  kernel: Kernel,
+  shape: KernelShape,
+  layout: KernelLayout,
+  selectors: Selectors,
+  onFailure: (error: KernelCompileError) => void,
+): GPUComputePipeline {
   checkWorkgroupMemory(gpu, kernel, selectors);
-  return gpu.device.createComputePipeline(describePipeline(gpu, kernel, shape, layout, selectors).descriptor);
+  gpu.device.pushErrorScope('validation');
+  const { code, module, descriptor } = describePipeline(gpu, kernel, shape, layout, selectors);
+  const pipeline = gpu.device.createComputePipeline(descriptor);
+  gpu.device.popErrorScope().then(
+    async (error) => error && onFailure(await compileError(kernel, code, module, error)),
+    () => {}, // the device is lost
+  );
+  return pipeline;
+}
+
+async function compileError(kernel: Kernel, code: string, module: GPUShaderModule, cause: unknown): Promise<KernelCompileError> {
+  const info = await module.getCompilationInfo().catch(() => undefined);
+  const messages = info?.messages.filter((m) => m.type === 'error').map((m) => `line ${m.lineNum}: ${m.message}`) ?? [];
+  const message = messages.join('\n') || (cause as Partial<Error>)?.message || String(cause);
+  return new KernelCompileError(kernel.name, message, numberLines(code));
 }
 
 function numberLines(code: string): string {

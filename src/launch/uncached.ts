@@ -35,6 +35,11 @@ export class UncachedLaunches {
     return pipeline;
   }
 
+  /** Drops a pipeline that turned out not to compile. */
+  forget(entry: KernelEntry, key: string): void {
+    if (this.#pipelines.get(entry)?.delete(key)) this.#numPipelines--;
+  }
+
   #dropFirst(): void {
     for (const [entry, [[key]]] of this.#pipelines) {
       const known = this.#pipelines.get(entry)!;

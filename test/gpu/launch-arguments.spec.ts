@@ -354,13 +354,25 @@ const tileKernel = defineKernel({
   workgroups: { x: () => 1 },
 });
 
-spec('a tile that the device has no workgroup memory for falls to the next smaller one', async (t) => {
-  const cache = openCache(t);
+spec('a tile that the device has no workgroup memory for falls to the next smaller one, and says so', async (t) => {
+  const events: LaunchEvent[] = [];
+  const cache = openCache(t, { onEvent: (event) => events.push(event) });
   const output = poisoned(t, 1);
   const bytes = t.gpu.limits.maxComputeWorkgroupStorageSize;
   const tiles = (...sizes: number[]) => sizes.map((tile) => ({ output, tile }));
   const { site, index } = await cache.prepareFitting(tileKernel, tiles(bytes, bytes / 4 + 1, 512, 256));
   expectEqual(index, 2, 'tile taken');
+  const passed = events.map(
+    (event) => event.type === 'fallback' && [event.kernel, event.index, event.reason instanceof LimitExceededError],
+  );
+  expectEqual(
+    passed,
+    [
+      ['tiled', 0, true],
+      ['tiled', 1, true],
+    ],
+    'tiles passed over',
+  );
   submit(cache, (pass) => site.record(pass, { output, tile: 512 }));
   expectEqual([...(await readFloats(t.gpu, output))], [512], 'result');
   expectEqual([cache.stats().sites, cache.stats().pipelines], [1, 1], 'sites, pipelines');

@@ -3,12 +3,14 @@ import {
   type ArgumentDeclaration,
   DeviceLostError,
   defineKernel,
-  frozen,
   gridCount,
   InvalidArgumentError,
   KernelCompileError,
   LaunchArgumentError,
   LaunchCache,
+  LaunchCacheDestroyedError,
+  type LaunchCacheOptions,
+  type LaunchEvent,
   LimitExceededError,
   perCall,
   readBuffer,
@@ -19,8 +21,18 @@ import { frozenKernel, keyedKernel, setKernel, submit } from './tiny.ts';
 
 const once = { devices: 'granted' } as const;
 
-function openCache(t: SpecContext, gpu = t.gpu): LaunchCache {
-  const cache = new LaunchCache(gpu);
+/** Compiles where `result` is an expression. */
+const sometimesKernel = (result: 'key' | 'frozen') =>
+  defineKernel({
+    name: 'sometimes',
+    source: ['@group(0) @binding(0) var<storage, read_write> output: array<f32>;'],
+    prelude: (selectors) => `@compute @workgroup_size(1) fn main() { output[0] = ${selectors.result}; }`,
+    arguments: { output: writeBuffer, result: { class: result, type: 'text' } },
+    workgroups: { x: () => 1 },
+  });
+
+function openCache(t: SpecContext, gpu = t.gpu, options: LaunchCacheOptions = {}): LaunchCache {
+  const cache = new LaunchCache(gpu, options);
   t.defer(() => cache.destroy());
   return cache;
 }
@@ -125,18 +137,54 @@ spec('a pipeline that the device refuses is reported the same way', async (t) =>
   }
 });
 
+for (const mode of ['on', 'off'] as const) {
+  spec(
+    `mode ${mode}: a launch that could not wait for its variant and found that it does not compile is told, and the next one throws`,
+    async (t) => {
+      const events: LaunchEvent[] = [];
+      const cache = openCache(t, t.gpu, { mode, onEvent: (event) => events.push(event) });
+      const output = uploadBuffer(t, Float32Array.of(-77));
+      const good = { output, result: '5.0' };
+      const bad = { output, result: 'nonsense()' };
+      const site = await cache.prepare(sometimesKernel('key'), good);
+      const args = { ...bad };
+      t.gpu.device.pushErrorScope('validation');
+      submit(cache, (pass) => site.record(pass, args));
+      await t.gpu.device.popErrorScope(); // whatever the host says of the command buffer
+      args.result = "changed, since it is the caller's";
+      while (!events.some(({ type }) => type === 'compile-error')) await new Promise((resolve) => setTimeout(resolve, 5));
+      const error = await expectThrows(KernelCompileError, async () => submit(cache, (pass) => site.record(pass, bad)), /nonsense/);
+      expectEqual([error.kernel, error.source.includes('nonsense()')], ['sometimes', true]);
+      submit(cache, (pass) => site.record(pass, good));
+      expectEqual(await readFloats(t.gpu, output), Float32Array.of(5), 'another variant');
+      await expectThrows(KernelCompileError, async () => submit(cache, (pass) => site.record(pass, bad)));
+      expectEqual(events.filter(({ type }) => type === 'compile-error').length, 1, 'events');
+    },
+    once,
+  );
+}
+
+spec(
+  'a destroyed cache records nothing',
+  async (t) => {
+    const cache = new LaunchCache(t.gpu);
+    const output = emptyBuffer(t, 64);
+    const args = { output, place: 0, value: 0, count: 1 };
+    const site = await cache.prepare(setKernel, args);
+    cache.destroy();
+    await expectThrows(LaunchCacheDestroyedError, async () => submit(cache, (pass) => site.record(pass, args)), /Open another/);
+    await expectThrows(LaunchCacheDestroyedError, () => cache.prepare(setKernel, args));
+    await expectThrows(LaunchCacheDestroyedError, async () => cache.submit([]));
+  },
+  once,
+);
+
 spec(
   'a kernel that never compiled freezes nothing',
   async (t) => {
     const cache = openCache(t);
     const output = uploadBuffer(t, Float32Array.of(-77));
-    const kernel = defineKernel({
-      name: 'sometimes',
-      source: ['@group(0) @binding(0) var<storage, read_write> output: array<f32>;'],
-      prelude: ({ result }) => `@compute @workgroup_size(1) fn main() { output[0] = ${result}; }`,
-      arguments: { output: writeBuffer, result: frozen('text') },
-      workgroups: { x: () => 1 },
-    });
+    const kernel = sometimesKernel('frozen');
     const bad = { output, result: 'nonsense()' };
     await expectThrows(KernelCompileError, () => cache.prepare(kernel, bad));
     await Promise.allSettled([cache.prepare(kernel, bad), cache.prepare(kernel, bad)]);
