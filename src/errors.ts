@@ -78,6 +78,21 @@ export class KernelCompileError extends PagewiseError {
   }
 }
 
+/** The caller's `scoreMod` or `maskMod` does not compile; `line` counts from 1 in that text. */
+export class AttentionModificationError extends PagewiseError {
+  override readonly name = 'AttentionModificationError';
+  constructor(
+    readonly modification: string,
+    readonly line: number,
+    readonly compilerMessage: string,
+    readonly source: string,
+    options?: ErrorOptions,
+  ) {
+    const at = source.split('\n')[line - 1]?.trim();
+    super(`${modification}, line ${line}: ${compilerMessage}\n    ${at}`, options);
+  }
+}
+
 /** A launch's arguments do not match the kernel's declaration, or a frozen one changed. */
 export class LaunchArgumentError extends PagewiseError {
   override readonly name = 'LaunchArgumentError';

@@ -1,6 +1,6 @@
 import { type ArgumentsOf, defineKernel, type Kernel, perCall, readBuffer, writeBuffer } from 'pagewise';
 import { decodeKernel } from '../../src/attention/kernels.ts';
-import { kvDtypeCodes } from '../../src/attention/layout.ts';
+import { kvFormats } from '../../src/attention/layout.ts';
 import { PlanWriter, packBatch } from '../../src/attention/plan.ts';
 import type { ArgumentDeclarations } from '../../src/launch/kernel.ts';
 
@@ -52,15 +52,29 @@ export function decodeSubject(device: GPUDevice): Subject<typeof decodeKernel.ar
   const writer = new PlanWriter(256);
   writer.begin();
   const sequence = { tableRow: 0, blocks: [1], seqLen: 1, queryLen: 1 };
-  packBatch(writer, [sequence], { blockSize: 8, prefillTokens: 1, segmentKeys: 256 });
+  packBatch(writer, [sequence], {
+    ...{ blockSize: 8, prefillTokens: 1, segmentKeys: 256, maxPartials: 0, maxSplitQuery: 0, filterByQueryLen: true, cascades: [] },
+  });
   const { words } = writer;
   const plan = buffer(1024);
   device.queue.writeBuffer(plan, 0, words, 0, words.length);
   const [blockTable, rotary, partials] = [buffer(256), buffer(256), buffer(256)];
   const layers = Array.from({ length: numLayers }, () => ({
-    ...{ blockSize: 8, numKvHeads: 1, headDim: 8, kvDtype: kvDtypeCodes.f32, numHeads: 1, groupSize: 1, headTile: 1, keyTile: 64 },
-    ...{ query: buffer(4096), pool: buffer(1024), blockTable, plan, rotary, output: buffer(256), partials },
-    ...{ scale: 1, queryStride: 8, queryOffset: 0, rotaryHalf: 0, tableStride: 1, numItems: 1 },
+    ...{
+      blockSize: 8,
+      numKvHeads: 1,
+      headDim: 8,
+      kvDtype: kvFormats.f32.code,
+      tokenScales: 'false',
+      loadWords: 4,
+      blocksPerBuffer: 2,
+      numHeads: 1,
+      groupSize: 1,
+      headTile: 1,
+      keyTile: 64,
+    },
+    ...{ query: buffer(4096), pool0: buffer(1024), constants: buffer(256), blockTable, plan, rotary, output: buffer(256), partials },
+    ...{ scale: 1, softcap: 0, window: 0, keepFirst: 0, numItems: 1 },
   }));
   return {
     name: 'decode',
@@ -68,16 +82,15 @@ export function decodeSubject(device: GPUDevice): Subject<typeof decodeKernel.ar
     layers,
     vary(args, n) {
       args.scale = 1 / (2 + (n % 1024));
-      args.queryOffset = 8 * (n % 64);
+      args.window = 1 + (n % 64);
     },
     pack({ f32, u32 }, at, args) {
       f32[at] = args.scale;
-      u32[at + 1] = args.queryStride;
-      u32[at + 2] = args.queryOffset;
-      u32[at + 3] = args.rotaryHalf;
-      u32[at + 4] = args.tableStride;
+      f32[at + 1] = args.softcap;
+      u32[at + 2] = args.window;
+      u32[at + 3] = args.keepFirst;
     },
-    constants: '1.0, 8u, 0u, 0u, 1u',
+    constants: '1.0, 0.0, 0u, 0u',
     destroy,
   };
 }

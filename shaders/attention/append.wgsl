@@ -1,38 +1,56 @@
-// Writes the keys and values of the step's new tokens into their slots, and turns the keys to their positions on the way.
-// A workgroup covers 64 pairs of neighbouring values of the step's tokens; an invocation owns one pair: it reads two key values with
-// their rotary partners and two value values, and writes one word each (f16) or two (f32). Tokens with slot -1 are padding.
-
-struct Arguments {
-  rowStride: u32, // f32 values from one token's keys (and values) to the next's
-  keyOffset: u32,
-  valueOffset: u32,
-  rotaryHalf: u32,
-}
+// Writes the keys and values of the step's new tokens into their slots; on the way keys are turned to their positions and both are
+// quantised. An invocation owns eight neighbouring values of one row: 8, 4 or 2 words of the pool, once for the key and once for the value.
+// Where each row has a scale, every invocation finds the largest magnitude of its whole row by itself: reading a row a few times costs less
+// than a barrier. Tokens with slot -1 are padding.
 
 @group(0) @binding(0) var<storage, read> key: array<f32>;
 @group(0) @binding(1) var<storage, read> value: array<f32>;
 @group(0) @binding(2) var<storage, read> plan: array<u32>;
 @group(0) @binding(3) var<storage, read> rotary: array<vec2f>;
-@group(0) @binding(4) var<storage, read_write> pool: array<u32>;
 
-fn turnedKey(at: u32, d: u32, position: u32) -> f32 {
+const chunks = headDim / 8u;
+const largest = select(select(57344.0, 448.0, kvDtype == kvE4m3), 127.0, kvDtype == kvInt8);
+
+fn keyValue(at: u32, d: u32, position: u32) -> f32 {
   return rotate(key[at + d], key[at + rotaryPartner(d, args.rotaryHalf)], d, position, args.rotaryHalf);
 }
 
-fn storePair(row: u32, d: u32, pair: vec2f) {
-  if (kvDtype == kvF16) {
-    pool[(row * headDim + d) / 2u] = pack2x16float(pair);
-  } else {
-    pool[row * headDim + d] = bitcast<u32>(pair.x);
-    pool[row * headDim + d + 1u] = bitcast<u32>(pair.y);
+fn pack4(values: vec4f) -> u32 {
+  if (kvDtype == kvInt8) {
+    return pack4xI8(vec4i(round(clamp(values, vec4f(-127.0), vec4f(127.0)))));
   }
+  let mantissaBits = select(2u, 3u, kvDtype == kvE4m3);
+  let bias = select(15u, 7u, kvDtype == kvE4m3);
+  return packFloat8(values.x, mantissaBits, bias, largest) | (packFloat8(values.y, mantissaBits, bias, largest) << 8u)
+    | (packFloat8(values.z, mantissaBits, bias, largest) << 16u) | (packFloat8(values.w, mantissaBits, bias, largest) << 24u);
+}
+
+fn storeRow8(buffer: u32, row: u32, chunk: u32, values: Eight) {
+  let at = row + chunk * (8u * valueBytes / 4u);
+  if (kvDtype == kvF32) {
+    for (var i = 0u; i < 4u; i++) {
+      poolStore(buffer, at + i, bitcast<u32>(values.low[i]));
+      poolStore(buffer, at + 4u + i, bitcast<u32>(values.high[i]));
+    }
+  } else if (kvDtype == kvF16) {
+    poolStore(buffer, at, pack2x16float(values.low.xy));
+    poolStore(buffer, at + 1u, pack2x16float(values.low.zw));
+    poolStore(buffer, at + 2u, pack2x16float(values.high.xy));
+    poolStore(buffer, at + 3u, pack2x16float(values.high.zw));
+  } else {
+    poolStore(buffer, at, pack4(values.low));
+    poolStore(buffer, at + 1u, pack4(values.high));
+  }
+}
+
+fn scaled(values: Eight, inverse: f32) -> Eight {
+  return Eight(values.low * inverse, values.high * inverse);
 }
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid: vec3u) {
-  const pairs = headDim / 2u;
   let index = id.y * grid.x * 64u + id.x;
-  let token = index / (pairs * numKvHeads);
+  let token = index / (chunks * numKvHeads);
   if (token >= plan[NUM_TOKENS]) {
     return;
   }
@@ -40,14 +58,45 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid:
   if (slot < 0) {
     return;
   }
-  let head = index / pairs % numKvHeads;
-  let d = index % pairs * 2u;
+  let head = index / chunks % numKvHeads;
+  let chunk = index % chunks;
   let position = plan[plan[POSITIONS] + token];
-
-  let row = keyRow(u32(slot), head);
   let keyAt = token * args.rowStride + args.keyOffset + head * headDim;
-  storePair(row, d, vec2f(turnedKey(keyAt, d, position), turnedKey(keyAt, d + 1u, position)));
+  let valueAt = token * args.rowStride + args.valueOffset + head * headDim;
 
-  let valueAt = token * args.rowStride + args.valueOffset + head * headDim + d;
-  storePair(row + valueRowOffset(), d, vec2f(value[valueAt], value[valueAt + 1u]));
+  var keys: Eight;
+  var values: Eight;
+  for (var i = 0u; i < 4u; i++) {
+    let d = chunk * 8u + i;
+    keys.low[i] = keyValue(keyAt, d, position);
+    keys.high[i] = keyValue(keyAt, d + 4u, position);
+    values.low[i] = value[valueAt + d];
+    values.high[i] = value[valueAt + d + 4u];
+  }
+
+  let buffer = bufferOf(u32(slot));
+  if (tokenScales) {
+    var largestKey = 0.0;
+    var largestValue = 0.0;
+    for (var d = 0u; d < headDim; d++) {
+      largestKey = max(largestKey, abs(keyValue(keyAt, d, position)));
+      largestValue = max(largestValue, abs(value[valueAt + d]));
+    }
+    // Not 0 and not subnormal, so that the inverse is finite.
+    let keyScale = max(largestKey / largest, 1e-30);
+    let valueScale = max(largestValue / largest, 1e-30);
+    keys = scaled(keys, 1.0 / keyScale);
+    values = scaled(values, 1.0 / valueScale);
+    if (chunk == 0u) {
+      poolStore(buffer, scaleWord(u32(slot), head, 0u), bitcast<u32>(keyScale));
+      poolStore(buffer, scaleWord(u32(slot), head, 1u), bitcast<u32>(valueScale));
+    }
+  } else if (kvDtype >= kvInt8) {
+    keys = scaled(keys, 1.0 / args.keyScale);
+    values = scaled(values, 1.0 / args.valueScale);
+  }
+
+  let row = (keyAddress(u32(slot), head) & addressMask) * loadWords;
+  storeRow8(buffer, row, chunk, keys);
+  storeRow8(buffer, row + valueOffset() * loadWords, chunk, values);
 }

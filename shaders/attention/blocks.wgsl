@@ -1,20 +1,53 @@
-// The paged pool of one layer: [blocks][key, value][blockSize][numKvHeads][headDim], the layout of src/attention/layout.ts.
-// A row is the headDim values of one token and head. Row numbers count rows of the whole pool, keys and values alike.
-// Needs the prelude's `headDim` and `kvDtype`.
+// Where things are in the paged pool of one layer; the layout of src/attention/layout.ts. A pool is one buffer or several of
+// `blocksPerBuffer` blocks each. A block is [key, value][blockSize][numKvHeads] rows of headDim values, then the rows' scales (f32) in the same
+// order, where each token and head has one.
+// Needs the prelude's `headDim`, `kvDtype`, `tokenScales`, `blocksPerBuffer`, and `loadWords`, the u32 of one load.
 
 override blockSize: u32;
 override numKvHeads: u32;
 
 const kvF32 = 0u;
 const kvF16 = 1u;
+const kvInt8 = 2u;
+const kvE4m3 = 3u;
+const kvE5m2 = 4u;
 
-// The row that holds the key of a slot; slot = block * blockSize + offset within the block.
-fn keyRow(slot: u32, head: u32) -> u32 {
+const valueBytes = select(select(1u, 2u, kvDtype == kvF16), 4u, kvDtype == kvF32);
+const rowWords = headDim * valueBytes / 4u;
+const rowLoads = rowWords / loadWords;
+const scaleWords = select(0u, 1u, tokenScales);
+
+// An address counts loads from the start of a buffer; its upper bits number the buffer.
+const bufferShift = 29u;
+const addressMask = (1u << bufferShift) - 1u;
+
+fn rowsOfBlock() -> u32 {
+  return 2u * blockSize * numKvHeads;
+}
+
+// u32 of a block.
+fn blockWords() -> u32 {
+  return rowsOfBlock() * (rowWords + scaleWords);
+}
+
+// The address of the row that holds a slot's key; slot = block * blockSize + offset within the block.
+fn keyAddress(slot: u32, head: u32) -> u32 {
   let block = slot / blockSize;
-  return (block * blockSize + slot) * numKvHeads + head;
+  let row = (slot % blockSize) * numKvHeads + head;
+  return ((block / blocksPerBuffer) << bufferShift) | (block % blocksPerBuffer * (blockWords() / loadWords) + row * rowLoads);
 }
 
 // The value's row lies this far behind the key's.
-fn valueRowOffset() -> u32 {
-  return blockSize * numKvHeads;
+fn valueOffset() -> u32 {
+  return blockSize * numKvHeads * rowLoads;
+}
+
+// Where a row's scale is, in u32 from the start of its buffer. isValue: 0 for a key, 1 for a value.
+fn scaleWord(slot: u32, head: u32, isValue: u32) -> u32 {
+  let row = (isValue * blockSize + slot % blockSize) * numKvHeads + head;
+  return slot / blockSize % blocksPerBuffer * blockWords() + rowsOfBlock() * rowWords + row;
+}
+
+fn bufferOf(slot: u32) -> u32 {
+  return slot / blockSize / blocksPerBuffer;
 }

@@ -5,23 +5,7 @@
 // scores it for every head. In the second phase an invocation owns eight output values of one head and walks the tile's values; where
 // there are fewer outputs than invocations, several "lanes" share an output and split the keys. Two barriers per tile.
 //
-// Reads headDim * 2 values per key and head; writes the output row, or a partial state (o / l, m, l) where the keys are split.
-
-struct Arguments {
-  scale: f32,
-  queryStride: u32, // f32 values from one token's queries to the next's
-  queryOffset: u32,
-  rotaryHalf: u32,
-  tableStride: u32, // block-table entries of one sequence
-}
-
-@group(0) @binding(0) var<storage, read> query: array<f32>;
-@group(0) @binding(1) var<storage, read> pool: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> blockTable: array<u32>;
-@group(0) @binding(3) var<storage, read> plan: array<u32>;
-@group(0) @binding(4) var<storage, read> rotary: array<vec2f>;
-@group(0) @binding(5) var<storage, read_write> output: array<vec4f>;
-@group(0) @binding(6) var<storage, read_write> partials: array<f32>;
+// Reads headDim * 2 values per key and head. Only visible keys are read: the others may have no block any more.
 
 const invocations = keyTile;
 const chunks = headDim / 8u;
@@ -32,19 +16,22 @@ const outputsPerInvocation = (outputs + invocations - 1u) / invocations;
 var<workgroup> queries: array<Eight, outputs>;
 // Two of each, used in turn, so that a tile's writes need not wait for the last tile's reads.
 var<workgroup> weights: array<f32, 2u * headTile * keyTile>;
-var<workgroup> rows: array<u32, 2u * keyTile>;
+var<workgroup> rows: array<u32, 2u * keyTile>; // the addresses of the tile's values, or noRow
+var<workgroup> valueScales: array<f32, 2u * keyTile>;
 var<workgroup> maxima: array<atomic<u32>, headTile>;
 // Only where several lanes share an output.
 const laneSlots = min(lanes - 1u, 1u) * lanes * outputs + 1u;
 var<workgroup> laneSums: array<f32, laneSlots>;
 var<workgroup> laneOutputs: array<Eight, laneSlots>;
 
+const noRow = 0xffffffffu;
+
 fn loadQuery(token: u32, head: u32, chunk: u32, position: u32) -> Eight {
-  let at = token * args.queryStride + args.queryOffset + head * headDim;
+  let at = token * constants.queryStride + constants.queryOffset + head * headDim;
   var values: array<f32, 8>;
   for (var i = 0u; i < 8u; i++) {
     let d = chunk * 8u + i;
-    values[i] = args.scale * rotate(query[at + d], query[at + rotaryPartner(d, args.rotaryHalf)], d, position, args.rotaryHalf);
+    values[i] = args.scale * rotate(query[at + d], query[at + rotaryPartner(d, constants.rotaryHalf)], d, position, constants.rotaryHalf);
   }
   return Eight(vec4f(values[0], values[1], values[2], values[3]), vec4f(values[4], values[5], values[6], values[7]));
 }
@@ -53,11 +40,12 @@ fn loadQuery(token: u32, head: u32, chunk: u32, position: u32) -> Eight {
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) local: u32) {
   let item = plan[DECODE_ITEMS] + workgroup.x * ITEM_WORDS;
   let token = plan[item + ITEM_TOKEN];
-  let position = plan[item + ITEM_POSITION];
-  let tableStart = plan[item + ITEM_TABLE_ROW] * args.tableStride;
+  let tableStart = plan[item + ITEM_TABLE_ROW] * constants.tableStride;
   let keyBegin = plan[item + ITEM_KEY_BEGIN];
   let keyEnd = plan[item + ITEM_KEY_END];
-  let partial = plan[item + ITEM_PARTIAL];
+  let segment = plan[item + ITEM_SEGMENT];
+  let span = loadSpan(token);
+  let position = plan[plan[POSITIONS] + token];
   let kvHead = workgroup.y;
   let firstHead = kvHead * groupSize + workgroup.z * headTile;
   let heads = min(headTile, groupSize - workgroup.z * headTile); // the last tile of a group may have spare rows
@@ -68,7 +56,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
   }
   if (local < headTile) {
-    atomicStore(&maxima[local], orderedBits(noScore));
+    atomicStore(&maxima[local], orderedBits(startMaximum(firstHead + local, local < heads, segment)));
   }
   workgroupBarrier();
 
@@ -78,20 +66,30 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   var sum: array<f32, outputsPerInvocation>;
   for (var i = 0u; i < outputsPerInvocation; i++) {
     accumulated[i] = Eight(vec4f(0.0), vec4f(0.0));
-    maximum[i] = noScore;
-    sum[i] = 0.0;
+    let g = (local + i * invocations) % outputs / chunks;
+    maximum[i] = startMaximum(firstHead + g, g < heads, segment);
+    sum[i] = select(0.0, 1.0, maximum[i] != noScore && lane == 0u);
   }
 
   var buffer = 0u;
-  for (var tile = keyBegin; tile < keyEnd; tile += keyTile) {
+  let firstInWindow = windowBegin(span);
+  for (var tile = nextTile(keyBegin, keyTile, firstInWindow); tile < keyEnd; tile = nextTile(tile + keyTile, keyTile, firstInWindow)) {
     let count = min(keyTile, keyEnd - tile);
+    let key = tile + local;
     var scores: array<f32, headTile>;
     for (var g = 0u; g < headTile; g++) {
       scores[g] = noScore;
     }
-    if (local < count) {
-      let row = keyRow(slotOf(tableStart, tile + local), kvHead);
-      rows[buffer * keyTile + local] = row + valueRowOffset();
+    rows[buffer * keyTile + local] = noRow;
+    if (local < count && isVisible(span, key)) {
+      let slot = slotOf(tableStart, key);
+      let row = keyAddress(slot, kvHead);
+      rows[buffer * keyTile + local] = row + valueOffset();
+      var keyScale = constants.keyScale;
+      if (tokenScales) {
+        keyScale = rowScale(slot, kvHead, 0u);
+        valueScales[buffer * keyTile + local] = rowScale(slot, kvHead, 1u);
+      }
       for (var g = 0u; g < headTile; g++) {
         scores[g] = 0.0;
       }
@@ -102,6 +100,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         }
       }
       for (var g = 0u; g < headTile; g++) {
+        if (kvDtype >= kvInt8) {
+          scores[g] *= keyScale;
+        }
+        scores[g] = finalScore(scores[g], span, token, firstHead + min(g, heads - 1u), key);
         atomicMax(&maxima[g], orderedBits(scores[g]));
       }
     }
@@ -127,11 +129,19 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         let g = output8 % outputs / chunks;
         let chunk = output8 % chunks;
         for (var k = lane; k < count; k += lanes) {
+          let row = rows[buffer * keyTile + k];
+          if (row == noRow) {
+            continue;
+          }
           let p = weights[(buffer * headTile + g) * keyTile + k];
-          let values = loadRow8(rows[buffer * keyTile + k], chunk);
-          accumulated[i].low += p * values.low;
-          accumulated[i].high += p * values.high;
+          let values = loadRow8(row, chunk);
           sum[i] += p;
+          var scaled = p;
+          if (tokenScales) {
+            scaled *= valueScales[buffer * keyTile + k];
+          }
+          accumulated[i].low += scaled * values.low;
+          accumulated[i].high += scaled * values.high;
         }
       }
     }
@@ -160,25 +170,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     if (output8 >= outputs || g >= heads) {
       continue;
     }
-    let chunk = output8 % chunks;
-    let inverse = select(1.0 / sum[i], 0.0, sum[i] == 0.0);
-    let low = accumulated[i].low * inverse;
-    let high = accumulated[i].high * inverse;
-    let head = firstHead + g;
-    if (partial == NO_PARTIAL) {
-      let at = (token * numHeads + head) * (headDim / 4u) + 2u * chunk;
-      output[at] = low;
-      output[at + 1u] = high;
-    } else {
-      let at = (partial * numHeads + head) * PARTIAL_WORDS;
-      for (var j = 0u; j < 4u; j++) {
-        partials[at + chunk * 8u + j] = low[j];
-        partials[at + chunk * 8u + 4u + j] = high[j];
-      }
-      if (chunk == 0u) {
-        partials[at + headDim] = maximum[i];
-        partials[at + headDim + 1u] = sum[i];
-      }
+    let column = output8 % chunks * 2u;
+    var low = accumulated[i].low;
+    var high = accumulated[i].high;
+    if (kvDtype >= kvInt8 && !tokenScales) {
+      low *= constants.valueScale;
+      high *= constants.valueScale;
     }
+    storeColumns(span, segment, token, firstHead + g, column, low, maximum[i], sum[i]);
+    storeColumns(span, segment, token, firstHead + g, column + 1u, high, maximum[i], sum[i]);
   }
 }

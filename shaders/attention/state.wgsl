@@ -2,6 +2,8 @@
 // sentinel, compared exactly and never put into arithmetic.
 
 const noScore: f32 = -3.0e38;
+// A bias of at most this masks.
+const maskedBias: f32 = -1.0e30;
 
 // The factor that carries sums taken under `before` over to a larger maximum `after`.
 fn rescale(before: f32, after: f32) -> f32 {
@@ -11,6 +13,11 @@ fn rescale(before: f32, after: f32) -> f32 {
 // exp(score - maximum), and 0 for a key that is masked, also while every key so far is.
 fn weight(score: f32, maximum: f32) -> f32 {
   return select(exp(score - maximum), 0.0, score == noScore);
+}
+
+// The log-sum-exp of a row; the sentinel for a row that saw no key.
+fn logSumExp(maximum: f32, sum: f32) -> f32 {
+  return select(maximum + log(sum), noScore, sum == 0.0);
 }
 
 // Maps floats to u32 so that the order is kept: a maximum over a workgroup is then an atomicMax. The map's own start value is 0.

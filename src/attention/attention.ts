@@ -2,10 +2,29 @@ import { CapacityExceededError, InvalidArgumentError, LimitExceededError } from 
 import type { LaunchCache } from '../launch/cache.ts';
 import type { ArgumentsOf, BufferArgument } from '../launch/kernel.ts';
 import type { LaunchSite } from '../launch/site.ts';
-import { appendKernel, decodeKernel, mergeKernel, partialWords, prefillKernel, updateKernel } from './kernels.ts';
+import { findCascades } from './cascade.ts';
+import {
+  constantsHeader,
+  mergeKernel,
+  type PoolKernels,
+  partialWords,
+  poolKernelsFor,
+  queryArgumentNames,
+  updateKernel,
+} from './kernels.ts';
 import type { KvCache, Sequence } from './kv-cache.ts';
-import { checkPositive, kvDtypeCodes } from './layout.ts';
-import { chooseSegmentKeys, maxPartials, maxPlanWords, type PlanCounts, type PlannedSequence, PlanWriter, packBatch } from './plan.ts';
+import { blockBytes, checkPositive, hasTokenScales, kvFormats, loadWords } from './layout.ts';
+import { type AttentionModifications, pointIntoModification, prepareModifications } from './modifications.ts';
+import {
+  type Cascade,
+  chooseSegmentKeys,
+  maxPartials,
+  maxPlanWords,
+  type PlanCounts,
+  type PlannedSequence,
+  PlanWriter,
+  packBatch,
+} from './plan.ts';
 import { chooseDecodeHeadTile, choosePrefillTile, decodeKeyTile, type PrefillTile } from './tuning.ts';
 
 export interface PagedAttentionOptions {
@@ -19,7 +38,15 @@ export interface PagedAttentionOptions {
   readonly targetWorkgroups?: number;
   /** Keys that a decode workgroup takes at a time, and its invocations: a power of two from 4 to 64; default: what suits the adapter. */
   readonly decodeKeyTile?: number;
-  /** Words that the caller adds to the plan (see `PagedAttention.plan`); default 0. */
+  /** A row's result does not depend, bit by bit, on what else is in the batch: keys are cut every 1,024, and nothing is shared. Default false. */
+  readonly deterministic?: boolean;
+  /** True (default): single tokens go to the decode kernel, the others to the prefill kernel. False: all go to the prefill kernel. */
+  readonly filterByQueryLen?: boolean;
+  /** Sequences next to each other in a batch that share their first blocks read these once: `auto` (default) where it saves much, or `off`. */
+  readonly cascade?: 'auto' | 'off';
+  /** Keeps the log-sum-exp of each row, see `PagedAttention.logSumExp`. Default false. */
+  readonly logSumExp?: boolean;
+  /** Words that the caller adds to the plan (see `PagedAttention.plan`), query-query biases among them; default 0. */
   readonly extraPlanWords?: number;
 }
 
@@ -27,10 +54,32 @@ export interface PagedAttentionOptions {
 export interface BatchEntry {
   readonly sequence: Sequence;
   readonly queryLen: number;
+  /** Default true. False: every new token sees the whole sequence, the tokens after it too. */
+  readonly causal?: boolean;
+  /** Rotary positions of the new tokens; default: their places in the sequence. For the nodes of a tree, of which several have one position. */
+  readonly positions?: readonly number[];
+  /** Ranges [begin, end) of the sequence, in order and apart, whose tokens see one another in both directions: the parts of an image. */
+  readonly bidirectional?: readonly (readonly [begin: number, end: number])[];
+  /** f32 [queryLen][queryLen], added to the scores of the new tokens (rows) for the new tokens (columns); -1e30 and less masks. For verifying a tree. */
+  readonly queryBias?: ArrayLike<number>;
+}
+
+/** What can change from step to step without compiling or binding anything. */
+export interface LayerScalars {
+  /** Default 1 / sqrt(headDim). */
+  readonly scale?: number;
+  /** Scores become `softcap * tanh(score / softcap)`, before masks and biases; default: none. */
+  readonly softcap?: number;
+  /** Keys that a token sees, itself among them: a sliding window. Blocks before it are not read. Default: all. */
+  readonly window?: number;
+  /** With a window: the first so many keys stay visible ("attention sinks"). Default 0. */
+  readonly keepFirst?: number;
+  /** Values of the scalars that `modifications` declares, all of them. */
+  readonly scalars?: Readonly<Record<string, number>>;
 }
 
 /** Buffers and scalars of one layer's attention. All activations are f32; strides and offsets count f32 values. */
-export interface LayerOptions {
+export interface LayerOptions extends LayerScalars {
   /** [maxTokensPerStep, numHeads, headDim], rows `queryStride` apart (default: dense), from `queryOffset` on. */
   readonly query: BufferArgument;
   readonly queryStride?: number;
@@ -43,18 +92,34 @@ export interface LayerOptions {
   readonly valueOffset?: number;
   /** [maxTokensPerStep, numHeads, headDim], dense. */
   readonly output: BufferArgument;
-  /** Default 1 / sqrt(headDim). */
-  readonly scale?: number;
   /** Turns queries and keys to their positions on the way. Table f32 [positions][half][cos, sin]. */
   readonly rotary?: { readonly table: GPUBuffer; readonly half: number };
+  /** With 8-bit dtypes and `scales: 'tensor'`: a stored key times this is the key. Default 1. */
+  readonly keyScale?: number;
+  readonly valueScale?: number;
+  /** A slope for each head, times the (negative) distance of the key; `sqrt`: times minus the root of the distance. */
+  readonly alibi?: { readonly slopes: ArrayLike<number>; readonly kind?: 'linear' | 'sqrt' };
+  /** A logit for each head that takes part in the softmax and has no value. */
+  readonly sinks?: ArrayLike<number>;
+  /** WGSL of your own for scores and masks. Layers with the same text share their pipelines. */
+  readonly modifications?: AttentionModifications;
+  /** f32 values that modifications read as `modData(i)`; see `LayerAttention.writeData`. */
+  readonly data?: ArrayLike<number>;
 }
+
+/** More blocks than any buffer holds: pools of one buffer share their pipelines whatever their size. */
+const allBlocks = 0x7fffffff;
 
 /** One layer's launches, to record after `plan`. */
 export interface LayerAttention {
-  /** Scatters the step's new keys and values into their slots: one launch. */
+  /** Scatters the step's new keys and values into their slots: one launch, and one before it where blocks are copied. */
   append(pass: GPUComputePassEncoder): void;
   /** Attends: a launch for single-token rows, one for longer ones, one to merge split rows; each only where the step has such. */
   attend(pass: GPUComputePassEncoder): void;
+  /** Changes scalars from the next launch on; those left out keep their values. Compiles and binds nothing. @throws {InvalidArgumentError} */
+  set(scalars: LayerScalars): void;
+  /** Overwrites the modifications' data from its value `first` on, before the next submit. @throws {InvalidArgumentError} beyond its end. */
+  writeData(values: ArrayLike<number>, first?: number): void;
 }
 
 /**
@@ -67,6 +132,13 @@ export class PagedAttention {
   /** The step's metadata; bind it to kernels of your own to read positions and counts. */
   readonly planBuffer: GPUBuffer;
   readonly writer: PlanWriter;
+  /**
+   * Where the log-sum-exp of each row is after a step: f32 [maxTokensPerStep][numHeads], -3e38 for a row that saw no key; of the layer that
+   * attended last. Undefined unless asked for. To copy from, or to bind to a kernel of your own.
+   */
+  readonly logSumExp: { readonly buffer: GPUBuffer; readonly offset: number; readonly size: number } | undefined;
+  /** Where in `partials`, in words; 0: nowhere. */
+  readonly #logSumExpAt: number;
   readonly #cache: LaunchCache;
   readonly #kv: KvCache;
   readonly #options: PagedAttentionOptions;
@@ -75,9 +147,12 @@ export class PagedAttention {
   readonly #decodeHeadTile: number;
   readonly #targetWorkgroups: number;
   readonly #minSegmentKeys: number;
+  readonly #maxPartials: number;
   readonly #partials: GPUBuffer;
   readonly #noRotary: GPUBuffer;
   #update: LaunchSite<typeof updateKernel.arguments> | undefined;
+  readonly #constants: GPUBuffer[] = [];
+  #numCopies = 0;
   #counts: PlanCounts = { numTokens: 0, numDecodeItems: 0, numPrefillItems: 0, numMergeRows: 0, numPartials: 0 };
   #numTableUpdates = 0;
 
@@ -113,8 +188,9 @@ export class PagedAttention {
     this.#prefillTile = prefillTile;
     this.#decodeKeyTile = keyTile;
     this.#decodeHeadTile = decodeHeadTile;
-    this.#targetWorkgroups = options.targetWorkgroups ?? 512;
-    this.#minSegmentKeys = options.minSegmentKeys ?? 256;
+    // In deterministic mode keys are cut at the same places whatever the batch, so that there may be more states than the GPU needs.
+    this.#targetWorkgroups = options.deterministic ? Number.POSITIVE_INFINITY : (options.targetWorkgroups ?? 512);
+    this.#minSegmentKeys = options.minSegmentKeys ?? (options.deterministic ? 1024 : 256);
 
     const limits = {
       maxTokensPerStep: options.maxTokensPerStep,
@@ -125,11 +201,17 @@ export class PagedAttention {
       targetWorkgroups: this.#targetWorkgroups,
     };
     const { device } = cache.gpu;
-    this.#partials = device.createBuffer({
-      label: 'partial states',
-      size: maxPartials(limits) * options.numHeads * partialWords(headDim) * 4,
-      usage: GPUBufferUsage.STORAGE,
-    });
+    this.#maxPartials = maxPartials(limits);
+    const stateWords = this.#maxPartials * options.numHeads * partialWords(headDim);
+    this.#logSumExpAt = options.logSumExp ? stateWords : 0;
+    const size = 4 * (stateWords + (options.logSumExp ? options.maxTokensPerStep * options.numHeads : 0));
+    const granted = Math.min(cache.gpu.limits.maxStorageBufferBindingSize, cache.gpu.limits.maxBufferSize);
+    if (size > granted) {
+      const remedy = 'Raise minSegmentKeys, or lower maxSequences or targetWorkgroups.';
+      throw new LimitExceededError('The buffer of partial states', 'maxStorageBufferBindingSize', size, granted, remedy);
+    }
+    this.#partials = device.createBuffer({ label: 'partial states', size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC });
+    this.logSumExp = options.logSumExp ? { buffer: this.#partials, offset: 4 * stateWords, size: size - 4 * stateWords } : undefined;
     this.#noRotary = device.createBuffer({ label: 'no rotary', size: 16, usage: GPUBufferUsage.STORAGE });
     const words = maxPlanWords(limits) + (options.extraPlanWords ?? 0);
     this.writer = new PlanWriter(words);
@@ -141,72 +223,116 @@ export class PagedAttention {
     this.#update = await this.#cache.prepare(updateKernel, { plan: this.planBuffer, blockTable: this.#kv.blockTable, numTableUpdates: 0 });
   }
 
-  /** Compiles and binds one layer. Layers share their pipelines; prepare them concurrently. */
+  /**
+   * Compiles and binds one layer. Layers share their pipelines; prepare them concurrently.
+   * @throws {InvalidArgumentError} for scalars, slopes, sinks or modifications that make no sense.
+   * @throws {AttentionModificationError} for a modification that does not compile, with the line in the caller's text.
+   */
   async prepareLayer(layer: number, options: LayerOptions): Promise<LayerAttention> {
-    const { numKvHeads, headDim, blockSize, dtype, maxBlocksPerSequence } = this.#kv.options;
+    const { modifications = {} } = options;
+    const prepared = prepareModifications(modifications, queryArgumentNames);
+    const pools = this.#kv.pools[layer];
+    if (!pools) throw new InvalidArgumentError('layer', layer, `an integer from 0 to ${this.#kv.pools.length - 1}`);
+    const kernels = poolKernelsFor(pools.length, prepared);
+    try {
+      return await this.#prepareLayer(kernels, pools, options);
+    } catch (error) {
+      throw pointIntoModification(error, modifications);
+    }
+  }
+
+  async #prepareLayer(kernels: PoolKernels, pools: readonly GPUBuffer[], options: LayerOptions): Promise<LayerAttention> {
+    const { numKvHeads, headDim, blockSize, dtype } = this.#kv.options;
     const { numHeads } = this.#options;
-    const groupSize = numHeads / numKvHeads;
-    const pool = this.#kv.pools[layer];
     const plan = this.planBuffer;
     const rotary = options.rotary?.table ?? this.#noRotary;
     const rotaryHalf = options.rotary?.half ?? 0;
-    const layout = { blockSize, numKvHeads, headDim, kvDtype: kvDtypeCodes[dtype] };
+    const layout = {
+      blockSize,
+      numKvHeads,
+      headDim,
+      kvDtype: kvFormats[dtype].code,
+      tokenScales: String(hasTokenScales(this.#kv.options)),
+      loadWords: loadWords(this.#kv.options),
+      blocksPerBuffer: pools.length > 1 ? this.#kv.blocksPerBuffer : allBlocks,
+    };
+    const poolArguments = Object.fromEntries(pools.map((buffer, i) => [`pool${i}`, buffer])) as { pool0: GPUBuffer };
+    const scalars = this.#checkScalars(options, options.modifications?.scalars ?? {}, true);
+    const { constants, data } = this.#makeConstants(options);
     const keyValueStride = options.rowStride ?? numKvHeads * headDim;
-    const appendArgs: ArgumentsOf<typeof appendKernel.arguments> = {
+    const appendArgs: ArgumentsOf<PoolKernels['append']['arguments']> = {
       ...layout,
       key: options.key,
       value: options.value,
       plan,
       rotary,
-      pool,
+      ...poolArguments,
       rowStride: keyValueStride,
       keyOffset: options.keyOffset ?? 0,
       valueOffset: options.valueOffset ?? 0,
       rotaryHalf,
+      keyScale: options.keyScale ?? 1,
+      valueScale: options.valueScale ?? 1,
       numTokens: 0,
+    };
+    const copyArgs: ArgumentsOf<PoolKernels['copy']['arguments']> = {
+      ...layout,
+      plan,
+      ...poolArguments,
+      blockWords: blockBytes(this.#kv.options) / 4,
+      numCopies: 0,
     };
     const attendArgs = {
       ...layout,
       numHeads,
-      groupSize,
+      groupSize: numHeads / numKvHeads,
       query: options.query,
-      pool,
       blockTable: this.#kv.blockTable,
       plan,
       rotary,
+      constants,
+      ...poolArguments,
       output: options.output,
-      scale: options.scale ?? 1 / Math.sqrt(headDim),
-      queryStride: options.queryStride ?? numHeads * headDim,
-      queryOffset: options.queryOffset ?? 0,
-      rotaryHalf,
-      tableStride: maxBlocksPerSequence,
+      partials: this.#partials,
+      scale: 1 / Math.sqrt(headDim),
+      softcap: 0,
+      window: 0,
+      keepFirst: 0,
+      ...scalars,
       numItems: 0,
     };
-    const decodeArgs: ArgumentsOf<typeof decodeKernel.arguments> = {
+    const decodeArgs: ArgumentsOf<PoolKernels['decode']['arguments']> = {
       ...attendArgs,
       headTile: this.#decodeHeadTile,
       keyTile: this.#decodeKeyTile,
-      partials: this.#partials,
     };
     const { rowTile, keyTile, headTile } = this.#prefillTile;
-    const prefillArgs: ArgumentsOf<typeof prefillKernel.arguments> = { ...attendArgs, headTile, rowTile, keyTile };
+    const prefillArgs: ArgumentsOf<PoolKernels['prefill']['arguments']> = { ...attendArgs, headTile, rowTile, keyTile };
     const mergeArgs: ArgumentsOf<typeof mergeKernel.arguments> = {
       headDim,
       numHeads,
-      partials: this.#partials,
       plan,
+      partials: this.#partials,
       output: options.output,
+      logSumExp: this.#logSumExpAt,
       numRows: 0,
     };
-    const [append, decode, prefill, merge] = await Promise.all([
-      this.#cache.prepare(appendKernel, appendArgs),
-      this.#cache.prepare(decodeKernel, decodeArgs),
-      this.#cache.prepare(prefillKernel, prefillArgs),
+    const set = (values: Readonly<Record<string, number>>) => {
+      Object.assign(decodeArgs, values);
+      Object.assign(prefillArgs, values);
+    };
+    const [append, copy, decode, prefill, merge] = await Promise.all([
+      this.#cache.prepare(kernels.append, appendArgs),
+      this.#cache.prepare(kernels.copy, copyArgs),
+      this.#cache.prepare(kernels.decode, decodeArgs),
+      this.#cache.prepare(kernels.prefill, prefillArgs),
       this.#cache.prepare(mergeKernel, mergeArgs),
     ]);
     return {
       append: (pass) => {
+        copyArgs.numCopies = this.#numCopies;
         appendArgs.numTokens = this.#counts.numTokens;
+        copy.record(pass, copyArgs);
         append.record(pass, appendArgs);
       },
       attend: (pass) => {
@@ -217,35 +343,115 @@ export class PagedAttention {
         prefill.record(pass, prefillArgs);
         merge.record(pass, mergeArgs);
       },
+      set: (values) => set(this.#checkScalars(values, options.modifications?.scalars ?? {}, false)),
+      writeData: (values, first = 0) => {
+        if (!Number.isInteger(first) || first < 0 || first + values.length > data.length)
+          throw new InvalidArgumentError(
+            'data',
+            `${values.length} values from ${first} on`,
+            `within the ${data.length} values of the layer`,
+          );
+        const from = 4 * (data.first + first);
+        if (values.length > 0) this.#cache.gpu.device.queue.writeBuffer(constants, from, Float32Array.from(values));
+      },
     };
+  }
+
+  /** The buffer that shaders/attention/inputs.wgsl calls `constants`, and where in it the data begin. */
+  #makeConstants(options: LayerOptions): { constants: GPUBuffer; data: { first: number; length: number } } {
+    const { alibi, sinks, data = [], rotary, keyScale = 1, valueScale = 1 } = options;
+    const { numHeads } = this.#options;
+    const { headDim, maxBlocksPerSequence, dtype, scales } = this.#kv.options;
+    for (const [name, scale] of [
+      ['keyScale', options.keyScale],
+      ['valueScale', options.valueScale],
+    ] as const) {
+      if (scale === undefined) continue;
+      if (!(scale > 0 && Number.isFinite(scale))) throw new InvalidArgumentError(name, scale, 'a positive number');
+      if (scales !== 'tensor')
+        throw new InvalidArgumentError(name, scale, `left out: this cache's keys and values (${dtype}) have no scale of the caller's`);
+    }
+    const first = constantsHeader + 2 * numHeads;
+    const values = new Float32Array(first + data.length);
+    const u32 = new Uint32Array(values.buffer);
+    u32.set([options.queryStride ?? numHeads * headDim, options.queryOffset ?? 0, rotary?.half ?? 0, maxBlocksPerSequence]);
+    values.set([keyScale, valueScale], 4);
+    u32.set([alibi ? (alibi.kind === 'sqrt' ? 2 : 1) : 0, sinks ? 1 : 0, this.#logSumExpAt], 6);
+    const perHead = (argument: string, given: ArrayLike<number> | undefined, at: number) => {
+      if (!given) return;
+      if (given.length !== numHeads || !Array.from(given).every(Number.isFinite))
+        throw new InvalidArgumentError(argument, `[${Array.from(given)}]`, `${numHeads} finite numbers, one for each head`);
+      values.set(given, at);
+    };
+    perHead('alibi.slopes', alibi?.slopes, constantsHeader);
+    perHead('sinks', sinks, constantsHeader + numHeads);
+    values.set(data, first);
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
+    const constants = this.#cache.gpu.device.createBuffer({ label: 'attention constants', size: values.byteLength, usage });
+    this.#cache.gpu.device.queue.writeBuffer(constants, 0, values);
+    this.#constants.push(constants);
+    return { constants, data: { first, length: data.length } };
+  }
+
+  /** The given scalars as per-call values. @param all whether those that modifications declare must all be there. */
+  #checkScalars(given: LayerScalars, declared: Readonly<Record<string, string>>, all: boolean): Record<string, number> {
+    const checked: Record<string, number> = {};
+    const check = (name: keyof LayerScalars, fits: (value: number) => boolean, expected: string) => {
+      const value = given[name];
+      if (value === undefined) return;
+      if (typeof value !== 'number' || !fits(value)) throw new InvalidArgumentError(name, value, expected);
+      checked[name] = value;
+    };
+    const isPositive = (value: number) => value > 0 && Number.isFinite(value);
+    check('scale', Number.isFinite, 'a finite number');
+    check('softcap', isPositive, 'a positive number, or left out');
+    check('window', (value) => Number.isInteger(value) && value > 0 && value < 2 ** 31, 'a positive integer, or left out');
+    check('keepFirst', (value) => Number.isInteger(value) && value >= 0, 'an integer from 0');
+    const scalars = given.scalars ?? {};
+    for (const [name, value] of Object.entries(scalars)) {
+      if (!Object.hasOwn(declared, name)) throw new InvalidArgumentError('scalars', name, `one of those that the modifications declare`);
+      if (!Number.isFinite(value)) throw new InvalidArgumentError(`scalars.${name}`, value, 'a finite number');
+      checked[name] = value;
+    }
+    const missing = all ? Object.keys(declared).find((name) => !Object.hasOwn(scalars, name)) : undefined;
+    if (missing !== undefined) throw new InvalidArgumentError(`scalars.${missing}`, undefined, 'a number: the modifications declare it');
+    return checked;
   }
 
   /**
    * Packs a batch whose slots are already reserved (`KvCache.extend`). Add sections of your own through `writer`, then call `write`.
-   * @throws {CapacityExceededError} for more tokens than `maxTokensPerStep`; nothing changed then.
-   * @throws {InvalidArgumentError} for a query longer than its sequence.
+   * @param cascades runs of neighbours whose first keys are in the same blocks, to be read once for all; default: as the option `cascade` says.
+   * @throws {CapacityExceededError} for more tokens than `maxTokensPerStep`, or biases that do not fit; nothing is sent then.
+   * @throws {InvalidArgumentError} for a query longer than its sequence, or positions, ranges, biases or cascades that do not fit it.
    */
-  plan(batch: readonly BatchEntry[]): void {
-    const { maxTokensPerStep } = this.#options;
+  plan(batch: readonly BatchEntry[], cascades?: readonly Cascade[]): void {
+    const { maxTokensPerStep, deterministic = false, filterByQueryLen = true, cascade = 'auto' } = this.#options;
     let numTokens = 0;
-    for (const { sequence, queryLen } of batch) {
-      if (!Number.isInteger(queryLen) || queryLen < 0 || queryLen > sequence.length)
-        throw new InvalidArgumentError('queryLen', queryLen, `an integer from 0 to the sequence's ${sequence.length}`);
-      numTokens += queryLen;
+    for (const entry of batch) {
+      checkEntry(entry, this.#kv.options.numBlocks);
+      numTokens += entry.queryLen;
     }
     if (numTokens > maxTokensPerStep)
       throw new CapacityExceededError('tokens in one step', numTokens, maxTokensPerStep, 'maxTokensPerStep');
-    const planned: PlannedSequence[] = batch.map(({ sequence, queryLen }) => ({
+    const planned: PlannedSequence[] = batch.map(({ sequence, ...entry }) => ({
+      ...entry,
       tableRow: sequence.tableRow,
       blocks: sequence.blocks,
       seqLen: sequence.length,
-      queryLen,
     }));
     const { numKvHeads, blockSize } = this.#kv.options;
+    if (cascades) checkCascades(cascades, planned, blockSize);
     const workgroupsPerItem = numKvHeads * Math.ceil(this.#options.numHeads / numKvHeads / this.#decodeHeadTile);
-    const segmentKeys = chooseSegmentKeys(planned, workgroupsPerItem, this.#targetWorkgroups, this.#minSegmentKeys);
     this.writer.begin();
-    this.#counts = packBatch(this.writer, planned, { blockSize, prefillTokens: this.#prefillTile.tokens, segmentKeys });
+    this.#counts = packBatch(this.writer, planned, {
+      blockSize,
+      prefillTokens: this.#prefillTile.tokens,
+      segmentKeys: chooseSegmentKeys(planned, workgroupsPerItem, this.#targetWorkgroups, this.#minSegmentKeys),
+      maxPartials: this.#maxPartials,
+      maxSplitQuery: deterministic ? 0 : 16,
+      filterByQueryLen,
+      cascades: cascades ?? (cascade === 'off' || deterministic ? [] : findCascades(planned, blockSize)),
+    });
   }
 
   /**
@@ -257,6 +463,10 @@ export class PagedAttention {
     const updates = this.writer.section('TABLE_UPDATES', 2 * this.#numTableUpdates).u32;
     updates.set(this.#kv.takeTableUpdates());
     this.writer.count('NUM_TABLE_UPDATES', this.#numTableUpdates);
+    this.#numCopies = this.#kv.numBlockCopies;
+    const copies = this.writer.section('BLOCK_COPIES', 2 * this.#numCopies).u32;
+    copies.set(this.#kv.takeBlockCopies().flat());
+    this.writer.count('NUM_COPIES', this.#numCopies);
     const { words } = this.writer;
     this.#cache.gpu.device.queue.writeBuffer(this.planBuffer, 0, words, 0, words.length);
   }
@@ -270,5 +480,49 @@ export class PagedAttention {
     this.planBuffer.destroy();
     this.#partials.destroy();
     this.#noRotary.destroy();
+    for (const buffer of this.#constants) buffer.destroy();
+  }
+}
+
+function checkEntry({ sequence, queryLen, causal, positions, bidirectional = [], queryBias }: BatchEntry, numBlocks: number): void {
+  const { length, blocks } = sequence;
+  if (!Number.isInteger(queryLen) || queryLen < 0 || queryLen > length)
+    throw new InvalidArgumentError('queryLen', queryLen, `an integer from 0 to the sequence's ${length}`);
+  const outside = blocks.slice(blocks.length - queryLen).find((block) => !(block >= 0 && block < numBlocks));
+  if (outside !== undefined) throw new InvalidArgumentError('block', outside, `an entry of the pool's ${numBlocks} blocks`);
+  if (positions && positions.length !== queryLen)
+    throw new InvalidArgumentError('positions', `${positions.length} numbers`, `${queryLen} numbers, one for each new token`);
+  if (queryBias && queryBias.length !== queryLen * queryLen)
+    throw new InvalidArgumentError('queryBias', `${queryBias.length} numbers`, `${queryLen} x ${queryLen} numbers`);
+  let last = 0;
+  for (const [begin, end] of bidirectional) {
+    if (causal === false || !Number.isInteger(begin) || !Number.isInteger(end) || begin < last || end <= begin || end > length)
+      throw new InvalidArgumentError(
+        'bidirectional',
+        `[${begin}, ${end})`,
+        `a range of the ${length} tokens of a causal sequence, behind the one before`,
+      );
+    last = end;
+  }
+}
+
+function checkCascades(cascades: readonly Cascade[], batch: readonly PlannedSequence[], blockSize: number): void {
+  let last = 0;
+  for (const { first, count, prefixLen } of cascades) {
+    const run = batch.slice(first, first + count);
+    const blocks = prefixLen / blockSize;
+    const fits =
+      first >= last &&
+      run.length === count &&
+      Number.isInteger(blocks) &&
+      blocks > 0 &&
+      run.every(
+        (one) => prefixLen <= one.seqLen - one.queryLen && one.blocks.slice(0, blocks).every((block, i) => block === run[0].blocks[i]),
+      );
+    if (!fits) {
+      const expected = 'a run of sequences that share their first prefixLen keys in whole blocks, all of them before the new tokens';
+      throw new InvalidArgumentError('cascade', JSON.stringify({ first, count, prefixLen }), expected);
+    }
+    last = first + count;
   }
 }

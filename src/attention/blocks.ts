@@ -54,6 +54,13 @@ export class BlockPool {
     });
   }
 
+  /** One more owner for blocks that are in use; null blocks are passed over. @throws {InvalidArgumentError} for a block that nobody holds. */
+  retain(blocks: readonly number[]): void {
+    const free = blocks.find((block) => block !== nullBlock && this.#owners[block] === 0);
+    if (free !== undefined) throw new InvalidArgumentError('block', free, 'a block that is in use');
+    for (const block of blocks) if (block !== nullBlock) this.#owners[block]++;
+  }
+
   /**
    * Gives up one owner's hold on a sequence's blocks (in table order; null blocks are passed over): all of them or none.
    * @throws {InvalidArgumentError} for a block that nobody holds.

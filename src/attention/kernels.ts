@@ -1,64 +1,109 @@
 /** Declarations of the attention kernels; the WGSL files say what each computes. */
 import appendSource from '../../shaders/attention/append.wgsl' with { type: 'text' };
 import blocksSource from '../../shaders/attention/blocks.wgsl' with { type: 'text' };
+import copySource from '../../shaders/attention/copy.wgsl' with { type: 'text' };
 import decodeSource from '../../shaders/attention/decode.wgsl' with { type: 'text' };
+import fp8Source from '../../shaders/attention/fp8.wgsl' with { type: 'text' };
+import inputsSource from '../../shaders/attention/inputs.wgsl' with { type: 'text' };
 import loadSource from '../../shaders/attention/load.wgsl' with { type: 'text' };
 import mergeSource from '../../shaders/attention/merge.wgsl' with { type: 'text' };
+import outputSource from '../../shaders/attention/output.wgsl' with { type: 'text' };
 import prefillSource from '../../shaders/attention/prefill.wgsl' with { type: 'text' };
 import rotarySource from '../../shaders/attention/rotary.wgsl' with { type: 'text' };
+import scoreSource from '../../shaders/attention/score.wgsl' with { type: 'text' };
 import stateSource from '../../shaders/attention/state.wgsl' with { type: 'text' };
 import updateSource from '../../shaders/attention/update.wgsl' with { type: 'text' };
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
-import { type AnyKernel, defineKernel, frozen, gridCount, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
+import {
+  type AnyKernel,
+  type ArgumentDeclarations,
+  defineKernel,
+  frozen,
+  gridCount,
+  perCall,
+  readBuffer,
+  type ScalarType,
+  writeBuffer,
+} from '../launch/kernel.ts';
+import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
 import { decodeMemory, prefillMemory } from './tuning.ts';
-
-/** `name = value` pairs as WGSL constants. */
-function constants(values: Readonly<Record<string, number | string>>): string {
-  return Object.entries(values)
-    .map(([name, value]) => `const ${name} = ${value}u;`)
-    .join('\n');
-}
 
 /** f32 values of a partial state: headDim outputs, m, l, and two to keep rows of 16 bytes. */
 export const partialWords = (headDim: number) => headDim + 4;
 
-const layout = { blockSize: frozen('u32'), numKvHeads: frozen('u32'), headDim: frozen('text'), kvDtype: frozen('text') } as const;
+/** `name = value` pairs as WGSL constants. */
+function constants(values: Readonly<Record<string, number | boolean | string>>): string {
+  return Object.entries(values)
+    .map(([name, value]) => `const ${name} = ${value}${typeof value === 'boolean' || value === 'true' || value === 'false' ? '' : 'u'};`)
+    .join('\n');
+}
+
+/** The struct `Arguments`, from the per-call values of a declaration. */
+function argumentStruct(declarations: ArgumentDeclarations): string {
+  const fields = Object.entries(declarations).flatMap(([name, d]) => (d.class === 'perCall' ? [`  ${name}: ${d.type},`] : []));
+  return `struct Arguments {\n${fields.join('\n')}\n}`;
+}
+
+/** Bindings of a pool of several buffers, and functions that choose among them. */
+function poolPrelude(bindings: readonly number[], access: 'read' | 'read_write', element: string): string {
+  const declarations = bindings.map((binding, i) => `@group(0) @binding(${binding}) var<storage, ${access}> pool${i}: array<${element}>;`);
+  const choose = (statement: (i: number) => string) =>
+    bindings.length === 1
+      ? `  ${statement(0)}`
+      : `  switch (buffer) {\n${bindings.map((_, i) => `    ${i === 0 ? 'default' : `case ${i}u`}: { ${statement(i)} }`).join('\n')}\n  }`;
+  const read = (name: string) => `fn ${name}(buffer: u32, at: u32) -> ${element} {\n${choose((i) => `return pool${i}[at];`)}\n}`;
+  if (access === 'read') return [...declarations, read('poolLoad')].join('\n');
+  const store = `fn poolStore(buffer: u32, at: u32, value: u32) {\n${choose((i) => `pool${i}[at] = value;`)}\n}`;
+  return [...declarations, read('poolRead'), store].join('\n');
+}
+
+/** The first pool buffer goes by the name that types know; the others are there at run time alone. */
+function poolArguments<const B extends typeof readBuffer | typeof writeBuffer>(count: number, buffer: B) {
+  const more = Object.fromEntries(Array.from({ length: count - 1 }, (_, i) => [`pool${i + 1}`, buffer]));
+  return { first: { pool0: buffer } as const, more: more as Record<never, B> };
+}
+
+const layout = {
+  blockSize: frozen('u32'),
+  numKvHeads: frozen('u32'),
+  headDim: frozen('text'),
+  kvDtype: frozen('text'),
+  tokenScales: frozen('text'),
+  loadWords: frozen('text'),
+  blocksPerBuffer: frozen('text'),
+} as const;
+interface LayoutSelectors {
+  readonly headDim: number | string;
+  readonly kvDtype: number | string;
+  readonly tokenScales: number | string;
+  readonly loadWords: number | string;
+  readonly blocksPerBuffer: number | string;
+}
+const layoutConstants = ({ headDim, kvDtype, tokenScales, loadWords, blocksPerBuffer }: LayoutSelectors) =>
+  constants({ headDim, kvDtype, tokenScales, loadWords, blocksPerBuffer });
+
 const heads = { numHeads: frozen('text'), groupSize: frozen('text'), headTile: frozen('text') } as const;
+
 const queryArguments = {
   scale: perCall('f32'),
-  queryStride: perCall('u32'),
-  queryOffset: perCall('u32'),
-  rotaryHalf: perCall('u32'),
-  tableStride: perCall('u32'),
+  softcap: perCall('f32'),
+  window: perCall('u32'),
+  keepFirst: perCall('u32'),
 } as const;
+export const queryArgumentNames: readonly string[] = Object.keys(queryArguments);
 
-export const appendKernel = defineKernel({
-  name: 'append',
-  source: [blocksSource, rotarySource, appendSource],
-  prelude: ({ headDim, kvDtype }) => `${planPrelude}\n${constants({ headDim, kvDtype })}`,
-  arguments: {
-    ...layout,
-    key: readBuffer,
-    value: readBuffer,
-    plan: readBuffer,
-    rotary: readBuffer,
-    pool: writeBuffer,
-    rowStride: perCall('u32'),
-    keyOffset: perCall('u32'),
-    valueOffset: perCall('u32'),
-    rotaryHalf: perCall('u32'),
-    numTokens: gridCount,
-  },
-  workgroups: {
-    x: ({ numTokens, numKvHeads, headDim }) => Math.min(appendWorkgroups(numTokens, numKvHeads, Number(headDim)), 65535),
-    y: ({ numTokens, numKvHeads, headDim }) => Math.ceil(appendWorkgroups(numTokens, numKvHeads, Number(headDim)) / 65535),
-  },
-});
+/** u32 in front of the values of shaders/attention/inputs.wgsl's struct `Constants`. */
+export const constantsHeader = 9;
 
-function appendWorkgroups(numTokens: number, numKvHeads: number, headDim: number): number {
-  return Math.ceil((numTokens * numKvHeads * (headDim / 2)) / 64);
-}
+const appendArguments = {
+  rowStride: perCall('u32'),
+  keyOffset: perCall('u32'),
+  valueOffset: perCall('u32'),
+  rotaryHalf: perCall('u32'),
+  keyScale: perCall('f32'),
+  valueScale: perCall('f32'),
+} as const;
 
 export const updateKernel = defineKernel({
   name: 'update block table',
@@ -69,74 +114,176 @@ export const updateKernel = defineKernel({
   singleVariant: true,
 });
 
-export const decodeKernel = defineKernel({
-  name: 'decode',
-  source: [packSource, blocksSource, loadSource, rotarySource, stateSource, decodeSource],
-  prelude: ({ headDim, kvDtype, numHeads, groupSize, headTile, keyTile }) =>
-    `${planPrelude}\n${constants({ headDim, kvDtype, numHeads, groupSize, headTile, keyTile, PARTIAL_WORDS: partialWords(Number(headDim)) })}`,
-  arguments: {
-    ...layout,
-    ...heads,
-    keyTile: frozen('text'),
-    query: readBuffer,
-    pool: readBuffer,
-    blockTable: readBuffer,
-    plan: readBuffer,
-    rotary: readBuffer,
-    output: writeBuffer,
-    partials: writeBuffer,
-    ...queryArguments,
-    numItems: gridCount,
-  },
-  workgroupMemory: ({ headDim, headTile, keyTile }) => decodeMemory(Number(headDim), Number(headTile), Number(keyTile)),
-  workgroups: {
-    x: ({ numItems }) => numItems,
-    y: ({ numKvHeads }) => numKvHeads,
-    z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
-  },
-});
-
 export const mergeKernel = defineKernel({
   name: 'merge',
-  source: [stateSource, mergeSource],
+  source: ['struct Arguments { logSumExp: u32 }', stateSource, mergeSource],
   prelude: ({ headDim, numHeads }) => `${planPrelude}\n${constants({ headDim, numHeads, PARTIAL_WORDS: partialWords(Number(headDim)) })}`,
   arguments: {
     headDim: frozen('text'),
     numHeads: frozen('text'),
-    partials: readBuffer,
     plan: readBuffer,
+    partials: writeBuffer,
     output: writeBuffer,
+    logSumExp: perCall('u32'),
     numRows: gridCount,
   },
   workgroups: { x: ({ numRows }) => numRows, y: ({ numHeads }) => Number(numHeads) },
 });
 
-export const prefillKernel = defineKernel({
-  name: 'prefill',
-  source: [packSource, blocksSource, loadSource, rotarySource, stateSource, prefillSource],
-  prelude: ({ headDim, kvDtype, numHeads, groupSize, headTile, rowTile, keyTile }) =>
-    `${planPrelude}\n${constants({ headDim, kvDtype, numHeads, groupSize, headTile, rowTile, keyTile })}`,
-  arguments: {
-    ...layout,
-    ...heads,
-    rowTile: frozen('text'),
-    keyTile: frozen('text'),
+function appendWorkgroups(numTokens: number, numKvHeads: number, headDim: number): number {
+  return Math.ceil((numTokens * numKvHeads * (headDim / 8)) / 64);
+}
+
+/** The kernels that read or write a pool of `poolBuffers` buffers, with a caller's modifications compiled in. */
+function definePoolKernels(poolBuffers: number, modifications: PreparedModifications) {
+  const written = poolArguments(poolBuffers, writeBuffer);
+  const read = poolArguments(poolBuffers, readBuffer);
+  const numbers = (first: number) => Array.from({ length: poolBuffers }, (_, i) => first + i);
+  const scalars = Object.fromEntries(
+    Object.entries(modifications.scalars).map(([name, type]: [string, ScalarType]) => [name, perCall(type)]),
+  ) as Record<never, ReturnType<typeof perCall>>;
+
+  const append = defineKernel({
+    name: 'append',
+    source: [packSource, blocksSource, rotarySource, fp8Source, appendSource],
+    prelude: (selectors) =>
+      [planPrelude, argumentStruct(appendArguments), layoutConstants(selectors), poolPrelude(numbers(4), 'read_write', 'u32')].join('\n'),
+    arguments: {
+      ...layout,
+      key: readBuffer,
+      value: readBuffer,
+      plan: readBuffer,
+      rotary: readBuffer,
+      ...written.first,
+      ...written.more,
+      ...appendArguments,
+      numTokens: gridCount,
+    },
+    workgroups: {
+      x: ({ numTokens, numKvHeads, headDim }) => Math.min(appendWorkgroups(numTokens, numKvHeads, Number(headDim)), 65535),
+      y: ({ numTokens, numKvHeads, headDim }) => Math.ceil(appendWorkgroups(numTokens, numKvHeads, Number(headDim)) / 65535),
+    },
+  });
+
+  const copy = defineKernel({
+    name: 'copy blocks',
+    source: [blocksSource, copySource],
+    prelude: (selectors) =>
+      [
+        planPrelude,
+        layoutConstants(selectors),
+        '@group(0) @binding(0) var<storage, read> plan: array<u32>;',
+        poolPrelude(numbers(1), 'read_write', 'u32'),
+      ].join('\n'),
+    arguments: { ...layout, plan: readBuffer, ...written.first, ...written.more, blockWords: gridCount, numCopies: gridCount },
+    workgroups: { x: ({ blockWords }) => Math.ceil(blockWords / 64), y: ({ numCopies }) => numCopies },
+  });
+
+  /** Declared in this order, so that the first eight bindings are those of inputs.wgsl, the pool's first buffer, and output.wgsl. */
+  const buffers = {
     query: readBuffer,
-    pool: readBuffer,
     blockTable: readBuffer,
     plan: readBuffer,
     rotary: readBuffer,
+    constants: readBuffer,
+    ...read.first,
     output: writeBuffer,
-    ...queryArguments,
-    numItems: gridCount,
-  },
-  workgroupMemory: ({ headDim, rowTile, keyTile }) => prefillMemory(Number(headDim), Number(rowTile), Number(keyTile)),
-  workgroups: {
-    x: ({ numItems }) => numItems,
-    y: ({ numKvHeads }) => numKvHeads,
-    z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
-  },
-});
+    partials: writeBuffer,
+    ...read.more,
+  } as const;
+  const attendBindings = [5, ...numbers(8).slice(0, poolBuffers - 1)];
+  const attendSource = [
+    packSource,
+    inputsSource,
+    blocksSource,
+    fp8Source,
+    loadSource,
+    rotarySource,
+    stateSource,
+    scoreSource,
+    outputSource,
+  ];
+  const attendPrelude = (selectors: LayoutSelectors & { readonly numHeads: number | string; readonly groupSize: number | string }) => {
+    const { headDim, numHeads, groupSize, loadWords } = selectors;
+    return [
+      planPrelude,
+      argumentStruct({ ...queryArguments, ...scalars }),
+      layoutConstants(selectors),
+      constants({ numHeads, groupSize, PARTIAL_WORDS: partialWords(Number(headDim)) }),
+      poolPrelude(attendBindings, 'read', `vec${loadWords}<u32>`),
+      loadFunctions(Number(loadWords)),
+      modifications.wgsl,
+    ].join('\n');
+  };
 
-/** All of the above, as a warm-up asks for them. */
-export const attentionKernels: readonly AnyKernel[] = [appendKernel, updateKernel, decodeKernel, mergeKernel, prefillKernel];
+  const decode = defineKernel({
+    name: 'decode',
+    source: [...attendSource, decodeSource],
+    prelude: (selectors) => `${attendPrelude(selectors)}\n${constants({ headTile: selectors.headTile, keyTile: selectors.keyTile })}`,
+    arguments: { ...layout, ...heads, keyTile: frozen('text'), ...buffers, ...queryArguments, ...scalars, numItems: gridCount },
+    workgroupMemory: ({ headDim, headTile, keyTile }) => decodeMemory(Number(headDim), Number(headTile), Number(keyTile)),
+    workgroups: {
+      x: ({ numItems }) => numItems,
+      y: ({ numKvHeads }) => numKvHeads,
+      z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
+    },
+  });
+
+  const prefill = defineKernel({
+    name: 'prefill',
+    source: [...attendSource, prefillSource],
+    prelude: (selectors) => {
+      const { headTile, rowTile, keyTile } = selectors;
+      return `${attendPrelude(selectors)}\n${constants({ headTile, rowTile, keyTile })}`;
+    },
+    arguments: {
+      ...layout,
+      ...heads,
+      rowTile: frozen('text'),
+      keyTile: frozen('text'),
+      ...buffers,
+      ...queryArguments,
+      ...scalars,
+      numItems: gridCount,
+    },
+    workgroupMemory: ({ headDim, rowTile, keyTile }) => prefillMemory(Number(headDim), Number(rowTile), Number(keyTile)),
+    workgroups: {
+      x: ({ numItems }) => numItems,
+      y: ({ numKvHeads }) => numKvHeads,
+      z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
+    },
+  });
+
+  return { append, copy, decode, prefill };
+}
+
+/** Two and four u32 of a row, from loads of either size. `first` counts u32 from the address; it is a multiple of the number read. */
+function loadFunctions(loadWords: number): string {
+  if (loadWords === 4) {
+    return `
+fn fourWords(buffer: u32, at: u32, first: u32) -> vec4<u32> { return poolLoad(buffer, at + first / 4u); }
+fn twoWords(buffer: u32, at: u32, first: u32) -> vec2<u32> {
+  let words = poolLoad(buffer, at + first / 4u);
+  return select(words.zw, words.xy, first % 4u == 0u);
+}`;
+  }
+  return `
+fn fourWords(buffer: u32, at: u32, first: u32) -> vec4<u32> { return vec4<u32>(twoWords(buffer, at, first), twoWords(buffer, at, first + 2u)); }
+fn twoWords(buffer: u32, at: u32, first: u32) -> vec2<u32> { return poolLoad(buffer, at + first / 2u); }`;
+}
+
+export type PoolKernels = ReturnType<typeof definePoolKernels>;
+
+const poolKernels = new Map<string, PoolKernels>();
+
+/** The kernels for so many pool buffers and these modifications; the same ones for the same text, so that pipelines are shared. */
+export function poolKernelsFor(poolBuffers: number, modifications = noModifications): PoolKernels {
+  const key = JSON.stringify([poolBuffers, modifications]);
+  const known = poolKernels.get(key) ?? definePoolKernels(poolBuffers, modifications);
+  poolKernels.set(key, known);
+  return known;
+}
+
+/** The kernels without modifications and with a pool of one buffer, as a warm-up asks for them. */
+export const { append: appendKernel, decode: decodeKernel, prefill: prefillKernel, copy: copyKernel } = poolKernelsFor(1);
+export const attentionKernels: readonly AnyKernel[] = [appendKernel, updateKernel, copyKernel, decodeKernel, mergeKernel, prefillKernel];

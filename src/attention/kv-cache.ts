@@ -1,7 +1,8 @@
 import { CapacityExceededError, InvalidArgumentError, LimitExceededError } from '../errors.ts';
 import type { Gpu } from '../gpu.ts';
-import { BlockPool } from './blocks.ts';
-import { blockBytes, checkLayout, checkPositive, type KvLayout } from './layout.ts';
+import { BlockPool, nullBlock } from './blocks.ts';
+import { blockBytes, blocksPerBuffer, checkLayout, checkPositive, type KvLayout, maxPoolBuffers } from './layout.ts';
+import { readSnapshot, snapshotBytes, writeSnapshotHeader } from './snapshot.ts';
 
 export interface KvCacheOptions extends KvLayout {
   readonly numLayers: number;
@@ -11,13 +12,18 @@ export interface KvCacheOptions extends KvLayout {
   readonly maxSequences: number;
   /** Longest sequence, in blocks: the length of a block-table row. */
   readonly maxBlocksPerSequence: number;
+  /** Most blocks of one buffer; default: what the device lets bind. A layer's pool takes as many buffers as it needs. */
+  readonly maxBlocksPerBuffer?: number;
 }
+
+/** Storage buffers that the attention kernels bind beside the pool. */
+const otherBuffers = 7;
 
 /** An open sequence. Owned by its `KvCache`; read it, and change it through the cache. */
 export interface Sequence {
   /** Row of the block table. */
   readonly tableRow: number;
-  /** Physical blocks by logical number. */
+  /** Physical blocks by logical number; the null block where a block was given up. */
   readonly blocks: readonly number[];
   /** Tokens whose slots are reserved. */
   readonly length: number;
@@ -28,6 +34,9 @@ interface OpenSequence {
   blocks: number[];
   length: number;
 }
+
+/** A block to copy before anything is appended. */
+export type BlockCopy = readonly [source: number, destination: number];
 
 /** Bytes of GPU memory that a cache will take: the pools of all layers and the block table. */
 export function kvCacheBytes(options: KvCacheOptions): number {
@@ -41,31 +50,49 @@ export function kvCacheBytes(options: KvCacheOptions): number {
 export class KvCache {
   readonly options: KvCacheOptions;
   readonly blocks: BlockPool;
-  /** Per layer: [blocks][key, value][blockSize][numKvHeads][headDim] in the storage dtype. */
-  readonly pools: readonly GPUBuffer[];
+  /** Per layer, in one buffer or several: blocks as `KvLayout` says. */
+  readonly pools: readonly (readonly GPUBuffer[])[];
+  /** Blocks of each of a layer's buffers, the last one apart, which may have fewer. */
+  readonly blocksPerBuffer: number;
   /** u32 [maxSequences][maxBlocksPerSequence]. */
   readonly blockTable: GPUBuffer;
   readonly #open = new Set<OpenSequence>();
   readonly #freeRows: number[];
   /** Value by index: a scatter on the GPU must not meet one index twice. */
   readonly #tableUpdates = new Map<number, number>();
+  readonly #copies: BlockCopy[] = [];
+  readonly #gpu: Gpu;
 
-  /** @throws {InvalidArgumentError} for a bad layout or count. @throws {LimitExceededError} when a layer's pool cannot be bound. */
+  /** @throws {InvalidArgumentError} for a bad layout or count. @throws {LimitExceededError} when a layer's pool needs more buffers than can be bound. */
   constructor(gpu: Gpu, options: KvCacheOptions) {
     checkLayout(options);
     for (const name of ['numLayers', 'maxSequences', 'maxBlocksPerSequence'] as const) checkPositive(name, options[name]);
-    const poolBytes = options.numBlocks * blockBytes(options);
-    for (const limit of ['maxStorageBufferBindingSize', 'maxBufferSize'] as const) {
-      const fitting = Math.floor(gpu.limits[limit] / blockBytes(options));
-      const remedy = `Use at most ${fitting} blocks of this size, or a smaller KV dtype.`;
-      if (poolBytes > gpu.limits[limit])
-        throw new LimitExceededError('The KV cache of one layer', limit, poolBytes, gpu.limits[limit], remedy);
+    const { numBlocks } = options;
+    const { maxStorageBufferBindingSize, maxBufferSize, maxStorageBuffersPerShaderStage } = gpu.limits;
+    const fitting = blocksPerBuffer(options, Math.min(maxStorageBufferBindingSize, maxBufferSize));
+    this.blocksPerBuffer = Math.min(numBlocks, fitting, options.maxBlocksPerBuffer ?? numBlocks);
+    checkPositive('maxBlocksPerBuffer', this.blocksPerBuffer);
+    const buffers = Math.ceil(numBlocks / this.blocksPerBuffer);
+    const granted = Math.min(maxPoolBuffers, maxStorageBuffersPerShaderStage - otherBuffers);
+    if (buffers > granted) {
+      const remedy = `Use at most ${granted * this.blocksPerBuffer} blocks of this size, or a smaller KV dtype.`;
+      throw new LimitExceededError(
+        'The KV cache of one layer',
+        'maxStorageBuffersPerShaderStage',
+        buffers + otherBuffers,
+        granted + otherBuffers,
+        remedy,
+      );
     }
+    this.#gpu = gpu;
     this.options = options;
-    this.blocks = new BlockPool(options.numBlocks);
+    this.blocks = new BlockPool(numBlocks);
     const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
     this.pools = Array.from({ length: options.numLayers }, (_, layer) =>
-      gpu.device.createBuffer({ label: `kv pool ${layer}`, size: poolBytes, usage }),
+      Array.from({ length: buffers }, (_, buffer) => {
+        const blocks = Math.min(this.blocksPerBuffer, numBlocks - buffer * this.blocksPerBuffer);
+        return gpu.device.createBuffer({ label: `kv pool ${layer}`, size: blocks * blockBytes(options), usage });
+      }),
     );
     const tableBytes = options.maxSequences * options.maxBlocksPerSequence * 4;
     this.blockTable = gpu.device.createBuffer({ label: 'block table', size: tableBytes, usage });
@@ -100,12 +127,44 @@ export class KvCache {
     if (needed > maxBlocksPerSequence) {
       throw new CapacityExceededError('blocks of one sequence', needed, maxBlocksPerSequence, 'maxBlocksPerSequence');
     }
-    const added = this.blocks.allocate(Math.max(0, needed - open.blocks.length));
-    for (const block of added) {
-      this.#tableUpdates.set(open.tableRow * maxBlocksPerSequence + open.blocks.length, block);
-      open.blocks.push(block);
+    // The block that the next token goes into may be shared with a fork: then this sequence gets a copy of its own.
+    const last = Math.floor(open.length / blockSize);
+    const shared = count > 0 && last < open.blocks.length && this.blocks.owners(open.blocks[last]) > 1;
+    const added = this.blocks.allocate(Math.max(0, needed - open.blocks.length) + (shared ? 1 : 0));
+    if (shared) {
+      const own = added.pop() as number;
+      this.#dropCopyTo(own);
+      this.#copies.push([open.blocks[last], own]); // the copy takes over this sequence's hold on the source
+      this.#setBlock(open, last, own);
     }
+    for (const block of added) this.#setBlock(open, open.blocks.length, block);
     open.length += count;
+  }
+
+  /**
+   * Opens a sequence with the same tokens, which shares all blocks with the first one. Whichever is extended first within a shared block
+   * gets a copy of it (copy-on-write), made on the GPU before the next append.
+   * @throws {CapacityExceededError} when `maxSequences` are open.
+   */
+  fork(sequence: Sequence): Sequence {
+    const { blocks, length } = this.#get(sequence);
+    const fork = this.open() as OpenSequence;
+    this.blocks.retain(blocks);
+    for (const block of blocks) this.#setBlock(fork, fork.blocks.length, block);
+    fork.length = length;
+    return fork;
+  }
+
+  /** Gives up the blocks that lie wholly before `firstKey`: a sliding window, with its kept first keys apart, never looks there again. */
+  release(sequence: Sequence, firstKey: number, keepFirst = 0): void {
+    const open = this.#get(sequence);
+    const { blockSize } = this.options;
+    const end = Math.min(Math.floor(firstKey / blockSize), open.blocks.length);
+    for (let i = Math.ceil(keepFirst / blockSize); i < end; i++) {
+      if (open.blocks[i] === nullBlock) continue;
+      this.blocks.release([open.blocks[i]]);
+      this.#setBlock(open, i, nullBlock);
+    }
   }
 
   /** Takes back the slots from `length` on: tokens that were computed past a stop. */
@@ -136,8 +195,100 @@ export class KvCache {
     return updates;
   }
 
+  /** Blocks to copy since `takeBlockCopies` was last called. */
+  get numBlockCopies(): number {
+    return this.#copies.length;
+  }
+
+  takeBlockCopies(): readonly BlockCopy[] {
+    const copies = this.#copies.splice(0);
+    for (const [source] of copies) this.blocks.release([source]);
+    return copies;
+  }
+
+  /**
+   * Reads the keys and values of a sequence back, as they are stored, after all that was submitted before. For `restore`, here or in another
+   * cache of the same layout and layers. @throws {InvalidArgumentError} for a sequence that gave blocks up, or with copies still to be made.
+   */
+  async save(sequence: Sequence): Promise<ArrayBuffer> {
+    const { blocks, length } = this.#get(sequence);
+    if (blocks.includes(nullBlock))
+      throw new InvalidArgumentError('sequence', 'without all its blocks', 'a sequence that gave no block up');
+    if (this.#copies.some(([, destination]) => blocks.includes(destination)))
+      throw new InvalidArgumentError('sequence', 'forked and not yet appended to', 'a sequence whose last step was submitted');
+    const { device } = this.#gpu;
+    const bytes = blockBytes(this.options);
+    const header = writeSnapshotHeader(this.options, length);
+    const size = snapshotBytes(this.options, blocks.length) - header.byteLength;
+    const staging = device.createBuffer({
+      label: 'kv snapshot',
+      size: Math.max(size, 4),
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    });
+    try {
+      const encoder = device.createCommandEncoder();
+      let at = 0;
+      for (const buffers of this.pools) {
+        for (const block of blocks) {
+          const { buffer, offset } = this.#place(buffers, block);
+          encoder.copyBufferToBuffer(buffer, offset, staging, at, bytes);
+          at += bytes;
+        }
+      }
+      device.queue.submit([encoder.finish()]);
+      await staging.mapAsync(GPUMapMode.READ);
+      const snapshot = new Uint8Array(header.byteLength + size);
+      snapshot.set(new Uint8Array(header));
+      snapshot.set(new Uint8Array(staging.getMappedRange(0, Math.max(size, 4))).subarray(0, size), header.byteLength);
+      return snapshot.buffer;
+    } finally {
+      staging.destroy();
+    }
+  }
+
+  /**
+   * Opens a sequence with what `save` returned.
+   * @throws {InvalidArgumentError} for something else, or of another layout. @throws {BlocksExhaustedError} {CapacityExceededError}
+   */
+  restore(snapshot: ArrayBuffer): Sequence {
+    const { length, data } = readSnapshot(this.options, snapshot);
+    const sequence = this.open();
+    try {
+      this.extend(sequence, length);
+    } catch (error) {
+      this.close(sequence);
+      throw error;
+    }
+    const bytes = blockBytes(this.options);
+    let at = 0;
+    for (const buffers of this.pools) {
+      for (const block of sequence.blocks) {
+        const { buffer, offset } = this.#place(buffers, block);
+        this.#gpu.device.queue.writeBuffer(buffer, offset, data, at, bytes);
+        at += bytes;
+      }
+    }
+    return sequence;
+  }
+
+  /** A block that was freed and given out again before its copy was made must not be the destination of two. */
+  #dropCopyTo(block: number): void {
+    const stale = this.#copies.findIndex(([, destination]) => destination === block);
+    if (stale >= 0) this.blocks.release([this.#copies.splice(stale, 1)[0][0]]);
+  }
+
+  #place(buffers: readonly GPUBuffer[], block: number): { buffer: GPUBuffer; offset: number } {
+    const buffer = buffers[Math.floor(block / this.blocksPerBuffer)];
+    return { buffer, offset: (block % this.blocksPerBuffer) * blockBytes(this.options) };
+  }
+
+  #setBlock(open: OpenSequence, index: number, block: number): void {
+    this.#tableUpdates.set(open.tableRow * this.options.maxBlocksPerSequence + index, block);
+    open.blocks[index] = block;
+  }
+
   destroy(): void {
-    for (const pool of this.pools) pool.destroy();
+    for (const pool of this.pools.flat()) pool.destroy();
     this.blockTable.destroy();
   }
 

@@ -15,9 +15,13 @@ const header = [
   'NUM_MERGE_ROWS',
   'NUM_TABLE_UPDATES',
   'NUM_LOGIT_ROWS',
+  'NUM_COPIES',
   // Offsets of sections, in words.
   'POSITIONS',
   'SLOT_MAPPING',
+  'SPANS',
+  'BIASES',
+  'BLOCK_COPIES',
   'DECODE_ITEMS',
   'PREFILL_ITEMS',
   'MERGE_ROWS',
@@ -33,13 +37,15 @@ export type HeaderField = (typeof header)[number];
 const item = [
   'ITEM_TOKEN', // row of the first query token in the packed query
   'ITEM_TOKENS', // query tokens
-  'ITEM_POSITION', // position of the first query token in its sequence
   'ITEM_TABLE_ROW', // row of the sequence in the block table
-  'ITEM_KEY_BEGIN', // key positions [begin, end)
+  'ITEM_KEY_BEGIN', // keys [begin, end)
   'ITEM_KEY_END',
-  'ITEM_PARTIAL', // index of the partial state to write, or NO_PARTIAL: write the output
+  'ITEM_SEGMENT', // which of its rows' segments this is, or NO_PARTIAL: the only one, write the output
 ] as const;
 export const itemWords = item.length;
+
+/** Words of what the plan says of each query token, in the order of the struct `Span` of shaders/attention/score.wgsl. */
+export const spanWords = 6;
 
 /** A merge row: token, first partial, count of partials. */
 export const mergeWords = 3;
@@ -70,6 +76,7 @@ export const planPrelude = [
   ...item.map((name, index) => `const ${name} = ${index}u;`),
   ...sampling.map((name, index) => `const ${name} = ${index}u;`),
   `const ITEM_WORDS = ${itemWords}u;`,
+  `const SPAN_WORDS = ${spanWords}u;`,
   `const MERGE_WORDS = ${mergeWords}u;`,
   `const SAMPLING_WORDS = ${samplingWords}u;`,
   `const SAMPLED_TOKEN = ${sampledToken}u;`,
@@ -115,6 +122,16 @@ export class PlanWriter {
     this.#length = end;
     return views;
   }
+
+  /** Adds f32 values, none below `least`, behind what is there; `field` says where the first of several such runs begins. @returns where this one does. */
+  append(field: HeaderField, values: ArrayLike<number>, least: number): number {
+    const first = this.read(field);
+    const at = this.#length;
+    const { f32 } = this.section(field, values.length);
+    for (let i = 0; i < values.length; i++) f32[i] = Math.max(least, values[i]);
+    if (first > 0) this.count(field, first);
+    return at;
+  }
 }
 
 /** One sequence of a step, as the packing needs it. */
@@ -127,6 +144,14 @@ export interface PlannedSequence {
   readonly seqLen: number;
   /** New tokens. */
   readonly queryLen: number;
+  /** False: every token sees the whole sequence, later tokens too. */
+  readonly causal?: boolean;
+  /** Rotary positions of the new tokens, where they are not their places in the sequence: the nodes of a tree. */
+  readonly positions?: readonly number[];
+  /** Ranges [begin, end) of the sequence whose tokens see one another in both directions, in order and apart. */
+  readonly bidirectional?: readonly (readonly [begin: number, end: number])[];
+  /** f32 [queryLen][queryLen]: added to the scores of new tokens (rows) for new tokens (columns); -1e30 and less masks. */
+  readonly queryBias?: ArrayLike<number>;
 }
 
 /** How work is cut. */
@@ -136,6 +161,21 @@ export interface PlanShape {
   readonly prefillTokens: number;
   /** Keys of one decode work item; longer rows are split. */
   readonly segmentKeys: number;
+  /** Partial states that there is room for. */
+  readonly maxPartials: number;
+  /** Longest query of several tokens whose rows are split, where there is room: a draft to verify. Longer ones occupy the GPU by themselves. */
+  readonly maxSplitQuery: number;
+  /** Single tokens go to the decode kernel; false: all go to the prefill kernel. */
+  readonly filterByQueryLen: boolean;
+  /** Runs of neighbouring sequences that share their first keys, in order and apart. */
+  readonly cascades: readonly Cascade[];
+}
+
+/** Sequences [first, first + count) of a batch have their first `prefixLen` keys in common. */
+export interface Cascade {
+  readonly first: number;
+  readonly count: number;
+  readonly prefixLen: number;
 }
 
 /** One packed step, as counts. */
@@ -157,91 +197,128 @@ export interface PlanLimits {
   readonly targetWorkgroups: number;
 }
 
-/** Most partial states of a step, however its rows are split (see `chooseSegmentKeys`). */
+/** Partial states to have room for: as many as decode rows can be split into (see `chooseSegmentKeys`), and one for each sequence's row of a cascade. */
 export function maxPartials({ maxSequences, maxBlocksPerSequence, blockSize, minSegmentKeys, targetWorkgroups }: PlanLimits): number {
   const maxSegments = Math.ceil((maxBlocksPerSequence * blockSize) / minSegmentKeys);
-  return Math.min(maxSequences * maxSegments, targetWorkgroups + maxSequences);
+  return Math.min(maxSequences * maxSegments, targetWorkgroups + maxSequences) + maxSequences;
 }
 
-/** Words that hold any step, the caller's own sections not counted. */
+/** Words that hold any step without query-query biases, the caller's own sections not counted. */
 export function maxPlanWords(limits: PlanLimits): number {
   const { maxTokensPerStep, maxSequences, maxBlocksPerSequence } = limits;
-  const perToken = 2 + itemWords;
-  const perSequence = itemWords + mergeWords + 2 * maxBlocksPerSequence;
-  return header.length + maxTokensPerStep * perToken + maxPartials(limits) * itemWords + maxSequences * perSequence;
+  const perToken = 2 + spanWords + itemWords + mergeWords;
+  const perSequence = itemWords + 2 * maxBlocksPerSequence + 2;
+  return header.length + maxTokensPerStep * perToken + 2 * maxPartials(limits) * itemWords + maxSequences * perSequence;
+}
+
+/** The work on one sequence's keys [begin, end): segment numbers from `firstSegment` on, or NO_PARTIAL alone. */
+interface Cut {
+  readonly begin: number;
+  readonly end: number;
+  readonly segments: number;
 }
 
 /**
  * Packs the per-token and per-item sections of a batch. Sequences with one new token become decode items (several, where their keys are
- * split), those with more become prefill items; a sequence with none contributes nothing. Every token is in exactly one kind.
+ * split), those with more become prefill items; a sequence with none contributes nothing. Every token is in exactly one kind, but where a
+ * cascade shares keys: these keys are prefill items of the tokens of all its sequences, and the merge joins the two.
  */
 export function packBatch(writer: PlanWriter, batch: readonly PlannedSequence[], shape: PlanShape): PlanCounts {
-  const { blockSize, prefillTokens, segmentKeys } = shape;
-  let numTokens = 0;
-  let numDecodeItems = 0;
-  let numPrefillItems = 0;
-  let numMergeRows = 0;
-  let numPartials = 0;
-  for (const { queryLen, seqLen } of batch) {
-    numTokens += queryLen;
-    if (queryLen > 1) numPrefillItems += Math.ceil(queryLen / prefillTokens);
-    if (queryLen !== 1) continue;
-    const segments = Math.ceil(seqLen / segmentKeys);
-    numDecodeItems += segments;
-    if (segments > 1) {
-      numMergeRows++;
-      numPartials += segments;
-    }
-  }
-
+  const { blockSize, prefillTokens, segmentKeys, filterByQueryLen, cascades } = shape;
+  const numTokens = batch.reduce((sum, { queryLen }) => sum + queryLen, 0);
   const positions = writer.section('POSITIONS', numTokens).u32;
   const slotMapping = writer.section('SLOT_MAPPING', numTokens).u32;
-  const decodeItems = writer.section('DECODE_ITEMS', numDecodeItems * itemWords).u32;
-  const prefillItems = writer.section('PREFILL_ITEMS', numPrefillItems * itemWords).u32;
-  const mergeRows = writer.section('MERGE_ROWS', numMergeRows * mergeWords).u32;
+  const spans = writer.section('SPANS', numTokens * spanWords).u32;
+  const decodeItems: number[] = [];
+  const prefillItems: number[] = [];
+  const mergeRows: number[] = [];
+  let numPartials = 0;
   let token = 0;
-  let decodeAt = 0;
-  let prefillAt = 0;
-  let mergeAt = 0;
-  let partial = 0;
-  for (const { tableRow, blocks, seqLen, queryLen } of batch) {
-    const contextLen = seqLen - queryLen;
-    for (let i = 0; i < queryLen; i++) {
-      const position = contextLen + i;
-      positions[token + i] = position;
-      slotMapping[token + i] = blocks[Math.floor(position / blockSize)] * blockSize + (position % blockSize);
+
+  const addPrefill = (
+    first: number,
+    tokens: number,
+    tableRow: number,
+    cut: Cut,
+    keyEnd: (token: number) => number,
+    firstSegment: number,
+  ) => {
+    for (let at = 0; at < tokens; at += prefillTokens) {
+      const count = Math.min(prefillTokens, tokens - at);
+      const end = Math.min(cut.end, keyEnd(at + count - 1));
+      const keys = Math.ceil((cut.end - cut.begin) / cut.segments);
+      for (let s = 0; s < cut.segments; s++) {
+        const segment = firstSegment === noPartial ? noPartial : firstSegment + s;
+        const begin = cut.begin + s * keys;
+        prefillItems.push(first + at, count, tableRow, begin, Math.max(begin, Math.min(end, begin + keys)), segment);
+      }
     }
-    if (queryLen === 1) {
-      const segments = Math.ceil(seqLen / segmentKeys);
-      const keys = Math.ceil(seqLen / segments);
-      if (segments > 1) {
-        mergeRows.set([token, partial, segments], mergeAt);
-        mergeAt += mergeWords;
-      }
+  };
+
+  batch.forEach(({ tableRow, blocks, seqLen, queryLen, causal = true, bidirectional = [], queryBias, ...sequence }, index) => {
+    const contextLen = seqLen - queryLen;
+    const cascade = cascades.find(({ first, count }) => index >= first && index < first + count);
+    const prefixLen = cascade?.prefixLen ?? 0;
+    const isDecode = queryLen === 1 && filterByQueryLen;
+    const wanted = Math.max(1, Math.ceil((seqLen - prefixLen) / segmentKeys));
+    const prefixSegments = prefixLen > 0 ? 1 : 0;
+    // Longer queries are split only as far as there is room: each of their rows needs a partial state for each segment.
+    const fits = numPartials + queryLen * (prefixSegments + wanted) <= shape.maxPartials;
+    const segments = isDecode || (fits && queryLen <= shape.maxSplitQuery) ? wanted : 1;
+    const states = prefixSegments + segments;
+    const firstPartial = numPartials;
+    const biasAt = queryBias ? writer.append('BIASES', queryBias, -3e38) : 0;
+    const rangeAt = (key: number) => bidirectional.find(([begin, end]) => key >= begin && key < end);
+    const keyEndOf = (key: number) => (causal ? (rangeAt(key)?.[1] ?? key + 1) : seqLen);
+
+    for (let i = 0; i < queryLen; i++) {
+      const key = contextLen + i;
+      positions[token + i] = sequence.positions?.[i] ?? key;
+      slotMapping[token + i] = blocks[Math.floor(key / blockSize)] * blockSize + (key % blockSize);
+      const keyEnd = Math.min(seqLen, keyEndOf(key));
+      const rangeBegin = causal ? (rangeAt(key)?.[0] ?? key) : seqLen;
+      const bias = queryBias ? biasAt + i * queryLen : 0;
+      spans.set([key, rangeBegin, keyEnd, firstPartial + i * states, bias, contextLen], (token + i) * spanWords);
+      if (states > 1) mergeRows.push(token + i, firstPartial + i * states, states);
+    }
+    if (states > 1) numPartials += queryLen * states;
+    const firstSegment = states > 1 ? prefixSegments : noPartial;
+    if (isDecode) {
+      const keys = Math.ceil((seqLen - prefixLen) / segments);
       for (let s = 0; s < segments; s++) {
-        const keyEnd = Math.min(seqLen, (s + 1) * keys);
-        decodeItems.set([token, 1, contextLen, tableRow, s * keys, keyEnd, segments > 1 ? partial++ : noPartial], decodeAt);
-        decodeAt += itemWords;
+        const begin = prefixLen + s * keys;
+        const segment = states > 1 ? prefixSegments + s : noPartial;
+        decodeItems.push(token, 1, tableRow, begin, Math.min(seqLen, begin + keys), segment);
       }
-    } else {
-      for (let first = 0; first < queryLen; first += prefillTokens) {
-        const tokens = Math.min(prefillTokens, queryLen - first);
-        const position = contextLen + first;
-        prefillItems.set([token + first, tokens, position, tableRow, 0, position + tokens, noPartial], prefillAt);
-        prefillAt += itemWords;
-      }
+    } else if (queryLen > 0) {
+      const keyEnd = (i: number) => keyEndOf(contextLen + i);
+      addPrefill(token, queryLen, tableRow, { begin: prefixLen, end: seqLen, segments }, keyEnd, firstSegment);
+    }
+    if (cascade && index === cascade.first) {
+      const tokens = batch.slice(index, index + cascade.count).reduce((sum, one) => sum + one.queryLen, 0);
+      addPrefill(token, tokens, tableRow, { begin: 0, end: prefixLen, segments: 1 }, () => prefixLen, 0);
     }
     token += queryLen;
-  }
+  });
+  writer.section('DECODE_ITEMS', decodeItems.length).u32.set(decodeItems);
+  writer.section('PREFILL_ITEMS', prefillItems.length).u32.set(prefillItems);
+  writer.section('MERGE_ROWS', mergeRows.length).u32.set(mergeRows);
+  const counts = {
+    numTokens,
+    numDecodeItems: decodeItems.length / itemWords,
+    numPrefillItems: prefillItems.length / itemWords,
+    numMergeRows: mergeRows.length / mergeWords,
+    numPartials,
+  };
   writer.count('NUM_TOKENS', numTokens);
-  writer.count('NUM_DECODE_ITEMS', numDecodeItems);
-  writer.count('NUM_PREFILL_ITEMS', numPrefillItems);
-  writer.count('NUM_MERGE_ROWS', numMergeRows);
-  return { numTokens, numDecodeItems, numPrefillItems, numMergeRows, numPartials };
+  writer.count('NUM_DECODE_ITEMS', counts.numDecodeItems);
+  writer.count('NUM_PREFILL_ITEMS', counts.numPrefillItems);
+  writer.count('NUM_MERGE_ROWS', counts.numMergeRows);
+  return counts;
 }
 
 /**
- * Chooses how many keys one decode work item takes: as many as leave about `targetWorkgroups` workgroups to the GPU, but at least
+ * Chooses how many keys one work item takes: as many as leave about `targetWorkgroups` workgroups to the GPU, but at least
  * `minSegmentKeys` (a shorter segment costs more in the merge than it wins), in whole tiles of 64.
  */
 export function chooseSegmentKeys(

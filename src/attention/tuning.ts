@@ -1,3 +1,5 @@
+import { spanWords } from './plan.ts';
+
 /** Tile sizes of the attention kernels, as far as the device's limits decide them. Pure. */
 
 export interface PrefillTile {
@@ -22,17 +24,17 @@ const prefillTiles = [
   [4, 4],
 ] as const;
 
-/** Bytes of workgroup memory of the prefill kernel: queries, a tile of keys or values, weights, maxima. */
+/** Bytes of workgroup memory of the prefill kernel: queries, a tile of keys or values, weights, maxima, spans, scales, and which keys are read. */
 export function prefillMemory(headDim: number, rowTile: number, keyTile: number): number {
-  return 4 * ((rowTile + keyTile) * headDim + rowTile * keyTile + rowTile);
+  return 4 * ((rowTile + keyTile) * headDim + rowTile * keyTile + rowTile + rowTile * spanWords + 3 * keyTile);
 }
 
-/** Bytes of workgroup memory of the decode kernel: queries, two tiles of weights and rows, maxima, and what lanes hand over. */
+/** Bytes of workgroup memory of the decode kernel: queries, two tiles of weights, rows and scales, maxima, and what lanes hand over. */
 export function decodeMemory(headDim: number, headTile: number, keyTile: number): number {
   const outputs = (headTile * headDim) / 8;
   const lanes = Math.max(1, Math.floor(keyTile / outputs));
   const joined = lanes > 1 ? lanes * outputs : 0;
-  return 4 * (outputs * 8 + 2 * headTile * keyTile + 2 * keyTile + headTile + (joined + 1) * 12);
+  return 4 * (outputs * 8 + 2 * headTile * keyTile + 4 * keyTile + headTile + (joined + 1) * 12);
 }
 
 /**

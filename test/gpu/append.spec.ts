@@ -1,6 +1,6 @@
 /** The scatter of keys and values into the pool, with a plan written by hand. */
 import { appendKernel } from '../../src/attention/kernels.ts';
-import { kvDtypeCodes } from '../../src/attention/layout.ts';
+import { kvFormats } from '../../src/attention/layout.ts';
 import { PlanWriter } from '../../src/attention/plan.ts';
 import { type KvDtype, LaunchCache } from '../../src/index.ts';
 import { emptyBuffer, expect, expectEqual, random, readBuffer, type SpecContext, spec, uploadBuffer } from '../harness/harness.ts';
@@ -45,21 +45,26 @@ async function append(t: SpecContext, testCase: AppendCase): Promise<Codes> {
     blockSize,
     numKvHeads,
     headDim,
-    kvDtype: kvDtypeCodes[dtype],
+    kvDtype: kvFormats[dtype].code,
+    tokenScales: 'false',
+    loadWords: 4,
+    blocksPerBuffer: numBlocks,
     key,
     value: source.value ? uploadBuffer(t, source.value) : key,
     plan: uploadBuffer(t, writer.words),
     rotary: rotary ? uploadBuffer(t, rotary.table) : emptyBuffer(t, 16),
-    pool: uploadBuffer(t, new Uint8Array(poolBytes).fill(0xff)),
+    pool0: uploadBuffer(t, new Uint8Array(poolBytes).fill(0xff)),
     rowStride: source.rowStride,
     keyOffset: source.keyOffset,
     valueOffset: source.valueOffset,
     rotaryHalf: rotary?.half ?? 0,
+    keyScale: 1,
+    valueScale: 1,
     numTokens: slots.length,
   };
   const site = await cache.prepare(appendKernel, args);
   submit(cache, (pass) => site.record(pass, args));
-  const pool = await readBuffer(t.gpu, args.pool);
+  const pool = await readBuffer(t.gpu, args.pool0);
   return dtype === 'f32' ? new Uint32Array(pool) : new Uint16Array(pool);
 }
 

@@ -15,7 +15,8 @@ const base: PagedCase = {
 };
 
 /** atol and rtol by storage, as the project promises. */
-const tolerances = { f32: { atol: 1e-5, rtol: 1e-4 }, f16: { atol: 2e-3, rtol: 1e-2 } };
+const eight = { atol: 2e-3, rtol: 1e-2 };
+const tolerances = { int8: eight, fp8_e4m3: eight, fp8_e5m2: eight, f32: { atol: 1e-5, rtol: 1e-4 }, f16: { atol: 2e-3, rtol: 1e-2 } };
 
 const decodeSplit = { options: { minSegmentKeys: 64, targetWorkgroups: 64 } };
 

@@ -89,7 +89,7 @@ export class PagedSession {
     this.#random = random;
     this.kv = new KvCache(t.gpu, { ...setup, numLayers: 1 });
     t.defer(() => this.kv.destroy());
-    for (const pool of this.kv.pools) t.gpu.device.queue.writeBuffer(pool, 0, new Uint8Array(pool.size).fill(0xff));
+    for (const pool of this.kv.pools.flat()) t.gpu.device.queue.writeBuffer(pool, 0, new Uint8Array(pool.size).fill(0xff));
     shuffleBlocks(this.kv, random);
     this.cache = sharedCache(t, setup);
     const { numHeads, maxTokensPerStep, headDim, options } = setup;

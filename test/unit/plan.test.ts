@@ -61,11 +61,12 @@ function randomBatch(numbers: Random, sequences: number, blockSize: number): Pla
   });
 }
 
+const whole = { maxPartials: 100_000, maxSplitQuery: 0, filterByQueryLen: true, cascades: [] };
 const shapes = [
-  { blockSize: 8, prefillTokens: 1, segmentKeys: 7 },
-  { blockSize: 16, prefillTokens: 8, segmentKeys: 64 },
-  { blockSize: 16, prefillTokens: 32, segmentKeys: 37 },
-  { blockSize: 64, prefillTokens: 3, segmentKeys: 100_000 },
+  { ...whole, blockSize: 8, prefillTokens: 1, segmentKeys: 7 },
+  { ...whole, blockSize: 16, prefillTokens: 8, segmentKeys: 64 },
+  { ...whole, blockSize: 16, prefillTokens: 32, segmentKeys: 37 },
+  { ...whole, blockSize: 64, prefillTokens: 3, segmentKeys: 100_000 },
 ];
 
 describe.each(shapes)('packBatch with $blockSize, $prefillTokens, $segmentKeys', (shape) => {
@@ -231,7 +232,10 @@ describe('the size of a plan', () => {
       const writer = new PlanWriter(maxPlanWords(limits));
       writer.begin();
       const segmentKeys = chooseSegmentKeys(batch, 1, targetWorkgroups, minSegmentKeys);
-      const { numPartials } = packBatch(writer, batch, { blockSize, prefillTokens: 1, segmentKeys });
+      const { numPartials } = packBatch(writer, batch, {
+        ...{ blockSize, prefillTokens: 1, segmentKeys, maxPartials: maxPartials(limits), maxSplitQuery: 16 },
+        ...{ filterByQueryLen: numbers.uniform() < 0.8, cascades: [] },
+      });
       expect(numPartials).toBeLessThanOrEqual(maxPartials(limits));
       writer.section('TABLE_UPDATES', 2 * maxSequences * maxBlocksPerSequence);
     }
