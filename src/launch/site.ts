@@ -75,14 +75,19 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
     this.#swappable = shape.swappable;
     this.#simple = this.#indirect === undefined && (cache.mode === 'on' || cache.mode === 'verify-sample');
     if (layout.path === 'immediates' && shape.argumentBytes > 0) this.#immediates = new ImmediateArguments(shape.argumentBytes);
+    const watched: [GPUBuffer, () => void][] = [];
     for (const { name } of shape.buffers) {
       if (shape.swappable.includes(name)) continue;
       const buffer = bufferOf(values[name] as BufferArgument);
       if (cache.watch.isDestroyed(buffer)) throw new BufferDestroyedError(entry.kernel.name, name);
-      cache.watch.watch(buffer, () => {
+      const onDestroy = () => {
         this.#destroyed = name;
         for (const set of [...this.#sets]) this.#dropSet(set);
-      });
+        // Buffers that live on, a caller's mostly, must not keep a site that is of no use any more.
+        for (const [other, listener] of watched) cache.watch.unwatch(other, listener);
+      };
+      watched.push([buffer, onDestroy]);
+      cache.watch.watch(buffer, onDestroy);
     }
     const set = this.#addSet(values);
     if (cache.mode !== 'off') set.places.push(this.#makePlace(set));
