@@ -202,7 +202,8 @@ export class PagedAttention {
     };
     const { device } = cache.gpu;
     this.#maxPartials = maxPartials(limits);
-    const stateWords = this.#maxPartials * options.numHeads * partialWords(headDim);
+    // In whole multiples of the alignment that a binding's offset needs, 256 bytes.
+    const stateWords = Math.ceil((this.#maxPartials * options.numHeads * partialWords(headDim)) / 64) * 64;
     this.#logSumExpAt = options.logSumExp ? stateWords : 0;
     const size = 4 * (stateWords + (options.logSumExp ? options.maxTokensPerStep * options.numHeads : 0));
     const granted = Math.min(cache.gpu.limits.maxStorageBufferBindingSize, cache.gpu.limits.maxBufferSize);
