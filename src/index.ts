@@ -3,12 +3,22 @@ export {
   type BatchEntry,
   type LayerAttention,
   type LayerOptions,
+  type LayerScalars,
   PagedAttention,
   type PagedAttentionOptions,
 } from './attention/attention.ts';
 export { BlockPool } from './attention/blocks.ts';
+export {
+  type AttentionBuffer,
+  type AttentionOptions,
+  type AttentionResult,
+  attention,
+} from './attention/contiguous.ts';
 export { KvCache, type KvCacheOptions, kvCacheBytes, type Sequence } from './attention/kv-cache.ts';
-export type { KvDtype, KvLayout } from './attention/layout.ts';
+export type { KvDtype, KvLayout, KvScales } from './attention/layout.ts';
+export { type AttentionState, type MergeStatesOptions, prepareMergeStates, type StateMerge } from './attention/merge-states.ts';
+export type { AttentionModifications } from './attention/modifications.ts';
+export type { Cascade } from './attention/plan.ts';
 export * from './errors.ts';
 export { type AdapterDescription, type Gpu, gpuFromDevice, type OpenGpuOptions, openGpu } from './gpu.ts';
 export {
