@@ -251,6 +251,8 @@ function checkShape(gpu: Gpu, options: AttentionOptions): Shape {
   checkPositive('numHeads', numHeads);
   checkPositive('numKvHeads', numKvHeads);
   checkPositive('headDim', headDim);
+  if (numHeads % numKvHeads !== 0)
+    throw new InvalidArgumentError('numHeads', numHeads, `a positive multiple of numKvHeads (${numKvHeads})`);
   if (causal !== undefined && typeof causal !== 'boolean') throw new InvalidArgumentError('causal', causal, 'true or false');
   if (returns !== undefined && returns !== 'array' && returns !== 'buffer')
     throw new InvalidArgumentError('returns', returns, 'one of array, buffer');

@@ -22,6 +22,7 @@ export const specFiles: SpecFiles = {
   attention: () => import('./attention.spec.ts'),
   'attention-scores': () => import('./attention-scores.spec.ts'),
   'attention-steps': () => import('./attention-steps.spec.ts'),
+  contiguous: () => import('./contiguous.spec.ts'),
   'merge-states': () => import('./merge-states.spec.ts'),
   engine: () => import('./engine.spec.ts'),
   parity: () => import('./parity.spec.ts'),
