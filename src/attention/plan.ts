@@ -224,7 +224,18 @@ interface Cut {
  * cascade shares keys: these keys are prefill items of the tokens of all its sequences, and the merge joins the two.
  */
 export function packBatch(writer: PlanWriter, batch: readonly PlannedSequence[], shape: PlanShape): PlanCounts {
-  const { blockSize, prefillTokens, segmentKeys, filterByQueryLen, cascades } = shape;
+  const { blockSize, prefillTokens, segmentKeys, filterByQueryLen } = shape;
+  const isDecode = ({ queryLen }: PlannedSequence) => queryLen === 1 && filterByQueryLen;
+  const segmentsOf = ({ seqLen }: PlannedSequence, prefixLen: number) => Math.max(1, Math.ceil((seqLen - prefixLen) / segmentKeys));
+  // Rows of several tokens share what the single ones leave of the partial states: those can always be split, and have a state for a prefix.
+  let room = shape.maxPartials;
+  for (const sequence of batch) if (isDecode(sequence) && segmentsOf(sequence, 0) > 1) room -= segmentsOf(sequence, 0);
+  const cascades = shape.cascades.filter(({ first, count }) => {
+    const needed = batch.slice(first, first + count).reduce((sum, one) => sum + (isDecode(one) ? 2 : 2 * one.queryLen), 0);
+    if (needed > room) return false;
+    room -= needed;
+    return true;
+  });
   const numTokens = batch.reduce((sum, { queryLen }) => sum + queryLen, 0);
   const positions = writer.section('POSITIONS', numTokens).u32;
   const slotMapping = writer.section('SLOT_MAPPING', numTokens).u32;
@@ -255,16 +266,16 @@ export function packBatch(writer: PlanWriter, batch: readonly PlannedSequence[],
     }
   };
 
-  batch.forEach(({ tableRow, blocks, seqLen, queryLen, causal = true, bidirectional = [], queryBias, ...sequence }, index) => {
+  batch.forEach((sequence, index) => {
+    const { tableRow, blocks, seqLen, queryLen, causal = true, bidirectional = [], queryBias } = sequence;
     const contextLen = seqLen - queryLen;
     const cascade = cascades.find(({ first, count }) => index >= first && index < first + count);
     const prefixLen = cascade?.prefixLen ?? 0;
-    const isDecode = queryLen === 1 && filterByQueryLen;
-    const wanted = Math.max(1, Math.ceil((seqLen - prefixLen) / segmentKeys));
+    const wanted = segmentsOf(sequence, prefixLen);
     const prefixSegments = prefixLen > 0 ? 1 : 0;
-    // Longer queries are split only as far as there is room: each of their rows needs a partial state for each segment.
-    const fits = numPartials + queryLen * (prefixSegments + wanted) <= shape.maxPartials;
-    const segments = isDecode || (fits && queryLen <= shape.maxSplitQuery) ? wanted : 1;
+    const isSplit = isDecode(sequence) || (queryLen <= shape.maxSplitQuery && queryLen * wanted <= room);
+    const segments = isSplit ? wanted : 1;
+    if (!isDecode(sequence) && segments > 1) room -= queryLen * segments;
     const states = prefixSegments + segments;
     const firstPartial = numPartials;
     const biasAt = queryBias ? writer.append('BIASES', queryBias, -3e38) : 0;
@@ -283,7 +294,7 @@ export function packBatch(writer: PlanWriter, batch: readonly PlannedSequence[],
     }
     if (states > 1) numPartials += queryLen * states;
     const firstSegment = states > 1 ? prefixSegments : noPartial;
-    if (isDecode) {
+    if (isDecode(sequence)) {
       const keys = Math.ceil((seqLen - prefixLen) / segments);
       for (let s = 0; s < segments; s++) {
         const begin = prefixLen + s * keys;

@@ -90,7 +90,7 @@ describe('write', () => {
     attention.plan([{ sequence, queryLen: 10 }]);
     attention.write();
     expect(writer.read('NUM_TABLE_UPDATES')).toBe(25);
-    const plainStep = 16 + 2 + 7;
+    const plainStep = 20 + 2 + 6 + 6; // header, a token, its span, its item
     for (let length = 201; length <= 240; length++) {
       kv.extend(sequence, 1);
       attention.plan([{ sequence, queryLen: 1 }]);

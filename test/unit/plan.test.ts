@@ -33,17 +33,19 @@ interface Item {
 function readPlan(words: Uint32Array) {
   const records = (field: string, count: string, length: number) =>
     Array.from({ length: words[at(count)]! }, (_, i) => [...words.subarray(words[at(field)]! + i * length).subarray(0, length)]);
+  const spans = records('SPANS', 'NUM_TOKENS', at('SPAN_WORDS'));
   const items = (field: string, count: string): Item[] =>
     records(field, count, itemWords).map((record) => ({
       token: record[at('ITEM_TOKEN')]!,
       tokens: record[at('ITEM_TOKENS')]!,
-      position: record[at('ITEM_POSITION')]!,
+      position: spans[record[at('ITEM_TOKEN')]!]![0]!,
       tableRow: record[at('ITEM_TABLE_ROW')]!,
       keyBegin: record[at('ITEM_KEY_BEGIN')]!,
       keyEnd: record[at('ITEM_KEY_END')]!,
-      partial: record[at('ITEM_PARTIAL')]!,
+      partial: record[at('ITEM_SEGMENT')] === noPartial ? noPartial : spans[record[at('ITEM_TOKEN')]!]![3]! + record[at('ITEM_SEGMENT')]!,
     }));
   return {
+    spans,
     positions: records('POSITIONS', 'NUM_TOKENS', 1).flat(),
     slots: records('SLOT_MAPPING', 'NUM_TOKENS', 1).flat(),
     decode: items('DECODE_ITEMS', 'NUM_DECODE_ITEMS'),
@@ -159,6 +161,7 @@ describe.each(shapes)('packBatch with $blockSize, $prefillTokens, $segmentKeys',
       const sizes: readonly (readonly [HeaderField, number])[] = [
         ['POSITIONS', counts.numTokens],
         ['SLOT_MAPPING', counts.numTokens],
+        ['SPANS', counts.numTokens * at('SPAN_WORDS')],
         ['DECODE_ITEMS', counts.numDecodeItems * itemWords],
         ['PREFILL_ITEMS', counts.numPrefillItems * itemWords],
         ['MERGE_ROWS', counts.numMergeRows * mergeWords],
@@ -242,17 +245,18 @@ describe('the size of a plan', () => {
   });
 
   it('is checked when a section is opened', () => {
-    const writer = new PlanWriter(20);
+    const headerWords = 1 + at('STOP_TOKENS');
+    const writer = new PlanWriter(headerWords + 4);
     writer.begin();
     writer.section('TOKEN_IDS', 3).u32.set([7, 8, 9]);
     expect(() => writer.section('LOGIT_ROWS', 2)).toThrow(CapacityExceededError);
     const { f32 } = writer.section('SAMPLING', 1);
     f32[0] = 0.5;
-    expect(writer.read('TOKEN_IDS')).toBe(16);
-    expect([...writer.words.subarray(16)]).toEqual([7, 8, 9, 0x3f000000]);
+    expect(writer.read('TOKEN_IDS')).toBe(headerWords);
+    expect([...writer.words.subarray(headerWords)]).toEqual([7, 8, 9, 0x3f000000]);
     writer.count('NUM_TOKENS', 3);
     writer.begin();
     expect(writer.read('NUM_TOKENS')).toBe(0);
-    expect(writer.words.length).toBe(16);
+    expect(writer.words.length).toBe(headerWords);
   });
 });

@@ -1,7 +1,7 @@
 /** How many bytes of workgroup memory a WGSL text declares, worked out from the text alone. */
 
 /** Bytes of the types that our kernels keep in workgroup memory. */
-const typeBytes: Readonly<Record<string, number>> = { f32: 4, u32: 4, 'atomic<u32>': 4, vec2f: 8, vec4f: 16, Eight: 32 };
+const typeBytes: Readonly<Record<string, number>> = { f32: 4, u32: 4, 'atomic<u32>': 4, vec2f: 8, vec4f: 16, Eight: 32, Span: 24 };
 
 /** Sum over all `var<workgroup>`, each rounded up to 16 bytes as WebGPU's limit counts them. Constants may refer to each other. */
 export function workgroupMemory(wgsl: string): number {
