@@ -18,6 +18,7 @@ export const specFiles: SpecFiles = {
   linear: () => import('./linear.spec.ts'),
   embed: () => import('./embed.spec.ts'),
   append: () => import('./append.spec.ts'),
+  'attention-features': () => import('./attention-features.spec.ts'),
   sample: () => import('./sample.spec.ts'),
   attention: () => import('./attention.spec.ts'),
   'attention-scores': () => import('./attention-scores.spec.ts'),
