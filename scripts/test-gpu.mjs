@@ -55,7 +55,7 @@ async function main() {
     console.log(`FAIL  ${values.host}: ${report.problem}`);
   } else if (!filter && !files && !variant && !full) {
     if (values['update-skips']) await writeExpectedSkips(values.host, report.adapter, report.skips);
-    const problem = compareSkips(await readExpectedSkips(), values.host, report.adapter, report.skips);
+    const problem = compareSkips(await readExpectedSkips(), values.host, report.adapter, report.skips, report.version);
     if (problem) {
       totals.failed++;
       console.log(`FAIL  ${problem}`);
@@ -75,7 +75,7 @@ async function main() {
  * @param {string} [driver]
  */
 async function runSpecs(hostName, options, totals, driver) {
-  const report = { ended: false, problem: '', adapter: '', skips: /** @type {Record<string, number>} */ ({}) };
+  const report = { ended: false, problem: '', adapter: '', version: '', skips: /** @type {Record<string, number>} */ ({}) };
   let place = '';
   let current = '';
   /** @type {NodeJS.Timeout | undefined} */
@@ -99,6 +99,7 @@ async function runSpecs(hostName, options, totals, driver) {
     switch (event.event) {
       case 'host':
         report.adapter = event.adapter;
+        report.version = event.runtime.match(/\d+/)?.[0] ?? '';
         console.log(`${event.runtime} on ${event.adapter} (${place}); features: ${event.features.join(', ')}`);
         break;
       case 'start':

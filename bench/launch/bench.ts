@@ -18,15 +18,13 @@ interface Effort {
   /** Milliseconds after which a turn ends, once it has had three steps. */
   readonly turn: number;
   readonly launches: number;
-  /** Steps recorded beforehand and not submitted, so that the host's compiler is done with the rung before it counts. */
-  readonly rehearsals: number;
 }
 
 /** What a launch costs the host, by every way to make one: the ladder. */
 export async function benchLaunch(gpu: Gpu, host: BenchHost, options: BenchOptions) {
   const effort: Effort = options.quick
-    ? { rounds: options.rounds ?? 2, steps: 1, turn: 0, launches: 64, rehearsals: 1 }
-    : { rounds: options.rounds ?? 15, steps: 30, turn: 250, launches: 400, rehearsals: 50 };
+    ? { rounds: options.rounds ?? 2, steps: 1, turn: 0, launches: 64 }
+    : { rounds: options.rounds ?? 15, steps: 30, turn: 250, launches: 400 };
   const rows: BenchRow[] = [];
   for (const subject of [anySubject(decodeSubject(gpu.device)), anySubject(trivialSubject(gpu.device))]) {
     rows.push(...(await climb(gpu, host, subject, effort)));
@@ -47,9 +45,8 @@ async function climb(gpu: Gpu, host: BenchHost, subject: Subject, effort: Effort
   const counts = new Map<Rung, number>();
   for (const rung of rungs) counts.set(rung, rung.compiles ? await compilesOf(gpu.device, rung) : rung.launches);
   let step = 0;
-  for (const rung of rungs) if (!rung.compiles) rehearse(gpu.device, rung, effort.rehearsals);
-  for (let round = -1; round < effort.rounds; round++) {
-    // One round warms up. Every rung starts some round, and none always follows the same one.
+  for (let round = -warmUp; round < effort.rounds; round++) {
+    // The first rounds warm up. Every rung starts some round, and none always follows the same one.
     const first = (round + rungs.length) % rungs.length;
     const turn = [...rungs.slice(first), ...rungs.slice(0, first)];
     for (const rung of round % 2 === 0 ? turn : turn.reverse()) {
@@ -111,25 +108,15 @@ function ratios(samples: ReadonlyMap<string, Samples>, time: keyof Samples, kern
   });
 }
 
+/** Rounds that do not count: the host's compiler goes on improving a rung for hundreds of steps. */
+const warmUp = 4;
+
 /** Milliseconds that a step of compiling launches may take. */
 const compileBudget = 100;
 
 async function compilesOf(device: GPUDevice, rung: Rung): Promise<number> {
   const { host } = await timeStep(device, rung, 0, 1);
   return Math.max(1, Math.min(40, Math.floor((compileBudget * 1000) / host)));
-}
-
-function rehearse(device: GPUDevice, rung: Rung, steps: number): void {
-  for (let step = 0; step < steps; step++) {
-    const encoder = device.createCommandEncoder();
-    const pass = encoder.beginComputePass();
-    rung.record(pass, step, rung.launches);
-    pass.end();
-    encoder.finish();
-    rung.flush();
-    rung.tidy();
-  }
-  device.queue.submit([]);
 }
 
 /** The GPU is idle before and after, so that no backlog holds the host up. */

@@ -12,7 +12,7 @@ const softwareAdapters = { swiftshader: /swiftshader/i, lavapipe: /llvmpipe|lava
  * @typedef {Record<string, number>} Skips
  */
 
-/** Reads the expected skips, by "host/adapter". @returns {Promise<Record<string, Skips>>} */
+/** Reads the expected skips, by "host/adapter", or "host version/adapter" where one version lacks what later ones have. @returns {Promise<Record<string, Skips>>} */
 export async function readExpectedSkips() {
   return JSON.parse(await readFile(file, 'utf8'));
 }
@@ -32,10 +32,12 @@ export async function writeExpectedSkips(host, adapter, skips) {
  * @param {string} host
  * @param {string} adapter
  * @param {Skips} skips
+ * @param {string} [version] the host's major version
  * @returns {string | undefined} what differs
  */
-export function compareSkips(all, host, adapter, skips) {
-  const key = keyOf(host, adapter);
+export function compareSkips(all, host, adapter, skips, version) {
+  const ofVersion = keyOf(`${host} ${version}`, adapter);
+  const key = ofVersion && all[ofVersion] ? ofVersion : keyOf(host, adapter);
   if (!key) return undefined;
   const expected = JSON.stringify(sorted(all[key] ?? {}));
   const actual = JSON.stringify(sorted(skips));

@@ -64,6 +64,14 @@ describe('the count of skipped specs', () => {
     expect(compareSkips(expected, 'deno', 'llvmpipe (LLVM 15)', {})).toBeUndefined();
   });
 
+  test('of one version go before those of all', () => {
+    const all = { 'chromium 147/swiftshader': { immediates: 5 } };
+    expect(compareSkips(all, 'chromium', 'swiftshader', { immediates: 5 }, '147')).toBeUndefined();
+    expect(compareSkips(all, 'chromium', 'swiftshader', {}, '156')).toBeUndefined();
+    expect(compareSkips(all, 'chromium', 'swiftshader', {}, '147')).toContain('{"immediates":5}');
+    expect(compareSkips(all, 'chromium', 'swiftshader', { immediates: 5 }, '156')).toContain('{"immediates":5}');
+  });
+
   test('says what differs and how to write it down', () => {
     const problem = compareSkips(expected, 'deno', 'SwiftShader Device (Subzero)', { subgroups: 3 });
     expect(problem).toContain('skipped {"subgroups":3}');
