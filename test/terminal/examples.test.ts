@@ -1,6 +1,6 @@
 /** Runs the examples of the documentation as a reader would: `deno run -A examples/NAME.ts`. */
 import { execFile } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 import { denoEnvironment, denoPath } from '../../scripts/hosts/deno.mjs';
@@ -32,4 +32,23 @@ test.each(['README.md', 'docs/launch-cache.md'])('%s shows lines of the example'
   const lines = shown.split('\n').filter((line) => line.trim() !== '' && !line.includes('//'));
   expect(lines.length).toBeGreaterThanOrEqual(4);
   for (const line of lines) expect(example).toContain(line.trim());
+});
+
+/** The pages on attention, each with the program that it shows. */
+const pages = (await readdir('docs/attention')).filter((name) => name !== 'README.md');
+const outputs = new Map<string, Promise<string>>();
+
+test.each(pages)('docs/attention/%s shows lines of its example, and what it prints', { timeout }, async (page) => {
+  const text = await readFile(`docs/attention/${page}`, 'utf8');
+  const name = /\(\.\.\/\.\.\/examples\/(attention\/\w+)\.ts\)/.exec(text)?.[1] ?? '';
+  const example = await readFile(`examples/${name}.ts`, 'utf8');
+  const shown = [...text.matchAll(/```ts\n([\s\S]*?)```/g)].flatMap(([, block]) => block.trimEnd().split('\n'));
+  expect(shown.length).toBeGreaterThan(0);
+  for (const line of shown) expect(example).toContain(line);
+  const output = outputs.get(name) ?? runExample(name);
+  outputs.set(name, output);
+  const lines = (await output).split('\n');
+  const printed = /prints[^\n]*:\n\n```\n([\s\S]*?)\n```/.exec(text)?.[1].split('\n') ?? [];
+  expect(printed.length).toBeGreaterThan(0);
+  for (const line of printed) expect(lines).toContain(line);
 });
