@@ -306,7 +306,8 @@ export class LaunchCache {
       entry,
       keys,
       this.#compileNow(entry, values, selectorsOf(entry.shape, entry.frozen, keys), () => {
-        entry.variants.splice(entry.variants.indexOf(variant), 1);
+        const index = entry.variants.indexOf(variant); // evicted, perhaps
+        if (index >= 0) entry.variants.splice(index, 1);
         variant.keys = unmatched;
       }),
     );

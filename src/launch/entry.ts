@@ -6,8 +6,9 @@ import type { KernelLayout } from './pipelines.ts';
 /** Arguments by name, as they come at a launch. */
 export type Values = Readonly<Record<string, number | boolean | string | BufferArgument>>;
 
-/** A compiled variant of a kernel. `keys` holds the values it was chosen by, in the order of the kernel's shape. */
+/** A compiled variant of a kernel. */
 export interface Variant {
+  /** The values it was chosen by, in the order of the kernel's shape; once it turns out not to compile, values that no launch has. */
   keys: readonly SelectorValue[];
   readonly pipeline: GPUComputePipeline;
   /** The cache's epoch when it was last recorded: what eviction goes by. */

@@ -35,17 +35,17 @@ export class UncachedLaunches {
     return pipeline;
   }
 
-  /** Drops a pipeline that turned out not to compile. */
+  /** Lets go of a pipeline. */
   forget(entry: KernelEntry, key: string): void {
-    if (this.#pipelines.get(entry)?.delete(key)) this.#numPipelines--;
+    const known = this.#pipelines.get(entry);
+    if (!known?.delete(key)) return;
+    if (known.size === 0) this.#pipelines.delete(entry);
+    this.#numPipelines--;
   }
 
   #dropFirst(): void {
     for (const [entry, [[key]]] of this.#pipelines) {
-      const known = this.#pipelines.get(entry)!;
-      known.delete(key);
-      if (known.size === 0) this.#pipelines.delete(entry);
-      this.#numPipelines--;
+      this.forget(entry, key);
       return;
     }
   }
