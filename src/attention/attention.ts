@@ -461,13 +461,14 @@ export class PagedAttention {
    */
   write(): void {
     this.#numTableUpdates = this.#kv.numTableUpdates;
-    const updates = this.writer.section('TABLE_UPDATES', 2 * this.#numTableUpdates).u32;
-    updates.set(this.#kv.takeTableUpdates());
-    this.writer.count('NUM_TABLE_UPDATES', this.#numTableUpdates);
     this.#numCopies = this.#kv.numBlockCopies;
+    // Both have room before either is taken.
     const copies = this.writer.section('BLOCK_COPIES', 2 * this.#numCopies).u32;
+    const updates = this.writer.section('TABLE_UPDATES', 2 * this.#numTableUpdates).u32;
     copies.set(this.#kv.takeBlockCopies().flat());
+    updates.set(this.#kv.takeTableUpdates());
     this.writer.count('NUM_COPIES', this.#numCopies);
+    this.writer.count('NUM_TABLE_UPDATES', this.#numTableUpdates);
     const { words } = this.writer;
     this.#cache.gpu.device.queue.writeBuffer(this.planBuffer, 0, words, 0, words.length);
   }
@@ -489,7 +490,7 @@ function checkEntry({ sequence, queryLen, causal, positions, bidirectional = [],
   const { length, blocks } = sequence;
   if (!Number.isInteger(queryLen) || queryLen < 0 || queryLen > length)
     throw new InvalidArgumentError('queryLen', queryLen, `an integer from 0 to the sequence's ${length}`);
-  const outside = blocks.slice(blocks.length - queryLen).find((block) => !(block >= 0 && block < numBlocks));
+  const outside = blocks.slice(Math.max(0, blocks.length - queryLen)).find((block) => !(block >= 0 && block < numBlocks));
   if (outside !== undefined) throw new InvalidArgumentError('block', outside, `an entry of the pool's ${numBlocks} blocks`);
   if (positions && positions.length !== queryLen)
     throw new InvalidArgumentError('positions', `${positions.length} numbers`, `${queryLen} numbers, one for each new token`);

@@ -11,7 +11,7 @@ export function findCascades(batch: readonly PlannedSequence[], blockSize: numbe
   const cascades: Cascade[] = [];
   for (let first = 0; first < batch.length; ) {
     let count = 1;
-    let shared = sharedBlocks(batch[first], batch[first], blockSize);
+    let shared = blocksBefore(batch[first], blockSize);
     while (shared > 0 && first + count < batch.length && batch[first + count].blocks[0] === batch[first].blocks[0]) {
       shared = Math.min(shared, sharedBlocks(batch[first], batch[first + count], blockSize));
       count++;
@@ -23,9 +23,14 @@ export function findCascades(batch: readonly PlannedSequence[], blockSize: numbe
   return cascades;
 }
 
+/** Whole blocks before a sequence's new tokens. */
+function blocksBefore({ seqLen, queryLen }: PlannedSequence, blockSize: number): number {
+  return Math.floor((seqLen - queryLen) / blockSize);
+}
+
 /** Blocks at the start of both, and before the new tokens of both. */
 function sharedBlocks(a: PlannedSequence, b: PlannedSequence, blockSize: number): number {
-  const most = Math.floor(Math.min(a.seqLen - a.queryLen, b.seqLen - b.queryLen) / blockSize);
+  const most = Math.min(blocksBefore(a, blockSize), blocksBefore(b, blockSize));
   let shared = 0;
   while (shared < most && a.blocks[shared] === b.blocks[shared]) shared++;
   return shared;
