@@ -114,17 +114,22 @@ export const updateKernel = defineKernel({
   singleVariant: true,
 });
 
+const mergeArguments = { logSumExp: perCall('u32') } as const;
+
 export const mergeKernel = defineKernel({
   name: 'merge',
-  source: ['struct Arguments { logSumExp: u32 }', stateSource, mergeSource],
-  prelude: ({ headDim, numHeads }) => `${planPrelude}\n${constants({ headDim, numHeads, PARTIAL_WORDS: partialWords(Number(headDim)) })}`,
+  source: [stateSource, mergeSource],
+  prelude: ({ headDim, numHeads }) =>
+    [planPrelude, argumentStruct(mergeArguments), constants({ headDim, numHeads, PARTIAL_WORDS: partialWords(Number(headDim)) })].join(
+      '\n',
+    ),
   arguments: {
     headDim: frozen('text'),
     numHeads: frozen('text'),
     plan: readBuffer,
     partials: writeBuffer,
     output: writeBuffer,
-    logSumExp: perCall('u32'),
+    ...mergeArguments,
     numRows: gridCount,
   },
   workgroups: { x: ({ numRows }) => numRows, y: ({ numHeads }) => Number(numHeads) },
