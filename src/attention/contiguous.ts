@@ -1,6 +1,7 @@
 import { InvalidArgumentError, LimitExceededError } from '../errors.ts';
 import { causeOf, type Gpu } from '../gpu.ts';
 import { LaunchCache } from '../launch/cache.ts';
+import { isBuffer } from '../launch/checks.ts';
 import type { BufferArgument } from '../launch/kernel.ts';
 import { type BatchEntry, type LayerOptions, type LayerScalars, PagedAttention } from './attention.ts';
 import { KvCache, type Sequence } from './kv-cache.ts';
@@ -66,7 +67,10 @@ export async function attention(gpu: Gpu, options: AttentionOptions): Promise<At
   const shape = checkShape(gpu, options);
   const owned = new OwnedBuffers(gpu.device);
   try {
-    return await (options.returns === 'buffer' ? compute(gpu, options, shape, owned) : computeAndRead(gpu, options, shape, owned));
+    const results = await compute(gpu, options, shape, owned);
+    if (options.returns !== 'buffer') return await read(gpu, options, shape, owned, results);
+    owned.release(results.output, results.logSumExp);
+    return results;
   } catch (error) {
     throw await causeOf(gpu, error);
   } finally {
@@ -118,7 +122,7 @@ class OwnedBuffers {
   }
 }
 
-/** Runs the kernels; the results are the caller's. */
+/** Runs the kernels. */
 async function compute(gpu: Gpu, options: AttentionOptions, shape: Shape, owned: OwnedBuffers): Promise<AttentionResult<GPUBuffer>> {
   const { numHeads, headDim } = options;
   const { numQueries } = shape;
@@ -126,23 +130,19 @@ async function compute(gpu: Gpu, options: AttentionOptions, shape: Shape, owned:
   const output = owned.create('attention output', numQueries * numHeads * headDim, usage);
   const logSumExp = options.logSumExp ? owned.create('attention log-sum-exp', numQueries * numHeads, usage) : undefined;
   if (numQueries > 0) await run(gpu, options, shape, owned, { output, logSumExp });
-  owned.release(output, logSumExp);
   return { output, logSumExp };
 }
 
-/** Runs the kernels, and reads the results back. */
-async function computeAndRead(
+async function read(
   gpu: Gpu,
   options: AttentionOptions,
   shape: Shape,
   owned: OwnedBuffers,
+  { output, logSumExp }: AttentionResult<GPUBuffer>,
 ): Promise<AttentionResult<Float32Array<ArrayBuffer>>> {
   const rows = shape.numQueries * options.numHeads;
   const values = rows * options.headDim;
-  if (rows === 0) return { output: new Float32Array(0), logSumExp: options.logSumExp ? new Float32Array(0) : undefined };
-  const { output, logSumExp } = await compute(gpu, options, shape, owned);
-  owned.own(output);
-  if (logSumExp) owned.own(logSumExp);
+  if (rows === 0) return { output: new Float32Array(0), logSumExp: logSumExp && new Float32Array(0) };
   const staging = owned.create('attention readback', values + (logSumExp ? rows : 0), GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST);
   const encoder = gpu.device.createCommandEncoder();
   encoder.copyBufferToBuffer(output, 0, staging, 0, output.size);
@@ -322,11 +322,6 @@ function checkBytes(what: string, { limits }: Gpu, floats: number): void {
       granted,
       'Split the batch, or its heads, over several calls.',
     );
-}
-
-/** By shape, because hosts that bring their own WebGPU need not have the class `GPUBuffer` in their globals. */
-function isBuffer(value: unknown): value is GPUBuffer {
-  return typeof value === 'object' && value !== null && 'usage' in value && 'size' in value;
 }
 
 function describe(value: unknown): string {

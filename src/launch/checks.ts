@@ -23,7 +23,10 @@ function expectedType(declaration: ArgumentDeclaration): string {
 }
 
 /** By shape, because hosts that bring their own WebGPU need not have the class `GPUBuffer` in their globals. */
+export function isBuffer(value: unknown): value is GPUBuffer {
+  return typeof value === 'object' && value !== null && 'usage' in value && 'size' in value;
+}
+
 function isBufferArgument(value: unknown): boolean {
-  const isBuffer = (candidate: unknown) => typeof candidate === 'object' && candidate !== null && 'usage' in candidate;
   return isBuffer(value) || (typeof value === 'object' && value !== null && 'buffer' in value && isBuffer(value.buffer));
 }
