@@ -58,7 +58,19 @@ async function openLayer(t: SpecContext, { kv: kvOptions, options, layer: layerO
   const output = emptyBuffer(t, maxTokens * querySize * 4);
   const [layer] = await Promise.all([attention.prepareLayer(0, { query, key, value, output, ...layerOptions }), attention.prepare()]);
 
-  /** Appends and attends; `contents` says which text each entry's sequence has: equal texts have equal rows. */
+  /** Appends what the inputs hold, and attends. */
+  const submit = (batch: readonly BatchEntry[], cascades?: Parameters<PagedAttention['plan']>[1]): void => {
+    attention.plan(batch, cascades);
+    attention.write();
+    const encoder = t.gpu.device.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    attention.updateTables(pass);
+    layer.append(pass);
+    layer.attend(pass);
+    pass.end();
+    cache.submit([encoder.finish()]);
+  };
+  /** The same with the rows of a text for each entry's sequence: equal texts have equal rows. */
   const step = async (batch: readonly (BatchEntry & { readonly text?: number })[], cascades?: Parameters<PagedAttention['plan']>[1]) => {
     const rows = batch.flatMap(({ sequence, queryLen, text = 0 }) =>
       Array.from({ length: queryLen }, (_, i) => rowsOf(text, sequence.length - queryLen + i)),
@@ -70,15 +82,7 @@ async function openLayer(t: SpecContext, { kv: kvOptions, options, layer: layerO
       [value, 'value'],
     ] as const)
       if (rows.length > 0) t.gpu.device.queue.writeBuffer(buffer, 0, join(name)); // Deno 2.9 panics on a write of no bytes
-    attention.plan(batch, cascades);
-    attention.write();
-    const encoder = t.gpu.device.createCommandEncoder();
-    const pass = encoder.beginComputePass();
-    attention.updateTables(pass);
-    layer.append(pass);
-    layer.attend(pass);
-    pass.end();
-    cache.submit([encoder.finish()]);
+    submit(batch, cascades);
     return (await readFloats(t.gpu, output)).slice(0, rows.length * querySize);
   };
   /** A new sequence of `length` tokens, all but the last `queryLen` appended. */
@@ -93,7 +97,7 @@ async function openLayer(t: SpecContext, { kv: kvOptions, options, layer: layerO
     kv.extend(sequence, queryLen);
     return sequence;
   };
-  return { cache, kv, attention, layer, step, begin, output };
+  return { cache, kv, attention, layer, submit, step, begin, output };
 }
 
 const known = new Map<string, { query: Float32Array; key: Float32Array; value: Float32Array }>();
@@ -356,18 +360,10 @@ spec(
       const key = uploadBuffer(t, new Float32Array(256));
       const query = uploadBuffer(t, new Float32Array(512));
       const output = emptyBuffer(t, 512 * 4);
-      const { kv, attention, layer, cache } = await openLayer(t, { kv: { dtype, scales: 'tensor' }, layer: { query, key, value, output } });
+      const { kv, submit } = await openLayer(t, { kv: { dtype, scales: 'tensor' }, layer: { query, key, value, output } });
       const sequences = Array.from({ length: 4 }, () => kv.open());
       for (const sequence of sequences) kv.extend(sequence, 1);
-      attention.plan(sequences.map((sequence) => ({ sequence, queryLen: 1 })));
-      attention.write();
-      const encoder = t.gpu.device.createCommandEncoder();
-      const pass = encoder.beginComputePass();
-      attention.updateTables(pass);
-      layer.append(pass);
-      layer.attend(pass);
-      pass.end();
-      cache.submit([encoder.finish()]);
+      submit(sequences.map((sequence) => ({ sequence, queryLen: 1 })));
       // [token][head][headDim], two query heads for each KV head.
       const actual = await readFloats(t.gpu, output);
       const found = codes.map((_, i) => actual[Math.floor(i / 64) * 128 + (Math.floor(i / 32) % 2) * 64 + (i % 32)]);

@@ -60,8 +60,7 @@ export function expectEqual(actual: unknown, expected: unknown, label = 'value')
  * @returns the error, for further checks of its fields.
  */
 export async function expectThrows<E extends Error>(
-  // biome-ignore lint/suspicious/noExplicitAny: the constructor's own parameters do not matter here
-  errorClass: abstract new (...args: any[]) => E,
+  errorClass: abstract new (...args: never[]) => E,
   fn: () => unknown,
   message?: RegExp,
 ): Promise<E> {
