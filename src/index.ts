@@ -1,12 +1,5 @@
 /** Pagewise: paged attention for WebGPU, and the launch cache that it runs on. Has no runtime dependency. */
-export {
-  type BatchEntry,
-  type LayerAttention,
-  type LayerOptions,
-  type LayerScalars,
-  PagedAttention,
-  type PagedAttentionOptions,
-} from './attention/attention.ts';
+export { PagedAttention } from './attention/attention.ts';
 export { BlockPool } from './attention/blocks.ts';
 export {
   type AttentionBuffer,
@@ -18,6 +11,7 @@ export { KvCache, type KvCacheOptions, kvCacheBytes, type Sequence } from './att
 export type { KvDtype, KvLayout, KvScales } from './attention/layout.ts';
 export { type AttentionState, type MergeStatesOptions, prepareMergeStates, type StateMerge } from './attention/merge-states.ts';
 export type { AttentionModifications } from './attention/modifications.ts';
+export type { BatchEntry, LayerAttention, LayerOptions, LayerScalars, PagedAttentionOptions } from './attention/options.ts';
 export type { Cascade } from './attention/plan.ts';
 export * from './errors.ts';
 export { type AdapterDescription, type Gpu, gpuFromDevice, type OpenGpuOptions, openGpu } from './gpu.ts';

@@ -1,8 +1,9 @@
 import { CapacityExceededError, InvalidArgumentError, LimitExceededError } from '../errors.ts';
 import type { LaunchCache } from '../launch/cache.ts';
-import type { ArgumentsOf, BufferArgument } from '../launch/kernel.ts';
+import type { ArgumentsOf } from '../launch/kernel.ts';
 import type { LaunchSite } from '../launch/site.ts';
 import { findCascades } from './cascade.ts';
+import { checkCascades, checkEntry, checkScalars } from './checks.ts';
 import {
   constantsHeader,
   mergeKernel,
@@ -12,9 +13,10 @@ import {
   queryArgumentNames,
   updateKernel,
 } from './kernels.ts';
-import type { KvCache, Sequence } from './kv-cache.ts';
+import type { KvCache } from './kv-cache.ts';
 import { blockBytes, checkPositive, hasTokenScales, kvFormats, loadWords } from './layout.ts';
-import { type AttentionModifications, pointIntoModification, prepareModifications } from './modifications.ts';
+import { pointIntoModification, prepareModifications } from './modifications.ts';
+import type { BatchEntry, LayerAttention, LayerOptions, PagedAttentionOptions } from './options.ts';
 import {
   type Cascade,
   chooseSegmentKeys,
@@ -27,100 +29,8 @@ import {
 } from './plan.ts';
 import { chooseDecodeHeadTile, choosePrefillTile, decodeKeyTile, type PrefillTile } from './tuning.ts';
 
-export interface PagedAttentionOptions {
-  /** Query heads; a multiple of the cache's KV heads. */
-  readonly numHeads: number;
-  /** Most new tokens of one step, over all sequences. */
-  readonly maxTokensPerStep: number;
-  /** Keys from which on a decode row is split among workgroups; default 256. */
-  readonly minSegmentKeys?: number;
-  /** Workgroups that a decode launch aims at when it splits; default 512. */
-  readonly targetWorkgroups?: number;
-  /** Keys that a decode workgroup takes at a time, and its invocations: a power of two from 4 to 64; default: what suits the adapter. */
-  readonly decodeKeyTile?: number;
-  /** A row's result does not depend, bit by bit, on what else is in the batch: keys are cut every 1,024, and nothing is shared. Default false. */
-  readonly deterministic?: boolean;
-  /** True (default): single tokens go to the decode kernel, the others to the prefill kernel. False: all go to the prefill kernel. */
-  readonly filterByQueryLen?: boolean;
-  /** Sequences next to each other in a batch that share their first blocks read these once: `auto` (default) where it saves much, or `off`. */
-  readonly cascade?: 'auto' | 'off';
-  /** Keeps the log-sum-exp of each row, see `PagedAttention.logSumExp`. Default false. */
-  readonly logSumExp?: boolean;
-  /** Words that the caller adds to the plan (see `PagedAttention.plan`), query-query biases among them; default 0. */
-  readonly extraPlanWords?: number;
-}
-
-/** One sequence of a batch, with how many of its last tokens are new in this step. */
-export interface BatchEntry {
-  readonly sequence: Sequence;
-  readonly queryLen: number;
-  /** Default true. False: every new token sees the whole sequence, the tokens after it too. */
-  readonly causal?: boolean;
-  /** Rotary positions of the new tokens; default: their places in the sequence. For the nodes of a tree, of which several have one position. */
-  readonly positions?: readonly number[];
-  /** Ranges [begin, end) of the sequence, in order and apart, whose tokens see one another in both directions: the parts of an image. */
-  readonly bidirectional?: readonly (readonly [begin: number, end: number])[];
-  /** f32 [queryLen][queryLen], added to the scores of the new tokens (rows) for the new tokens (columns); -1e30 and less masks. For verifying a tree. */
-  readonly queryBias?: ArrayLike<number>;
-}
-
-/** What can change from step to step without compiling or binding anything. */
-export interface LayerScalars {
-  /** Default 1 / sqrt(headDim). */
-  readonly scale?: number;
-  /** Scores become `softcap * tanh(score / softcap)`, before masks and biases; default: none. */
-  readonly softcap?: number;
-  /** Keys that a token sees, itself among them: a sliding window. Blocks before it are not read. Default: all. */
-  readonly window?: number;
-  /** With a window: the first so many keys stay visible ("attention sinks"). Default 0. */
-  readonly keepFirst?: number;
-  /** Values of the scalars that `modifications` declares, all of them. */
-  readonly scalars?: Readonly<Record<string, number>>;
-}
-
-/** Buffers and scalars of one layer's attention. All activations are f32; strides and offsets count f32 values. */
-export interface LayerOptions extends LayerScalars {
-  /** [maxTokensPerStep, numHeads, headDim], rows `queryStride` apart (default: dense), from `queryOffset` on. */
-  readonly query: BufferArgument;
-  readonly queryStride?: number;
-  readonly queryOffset?: number;
-  /** [maxTokensPerStep, numKvHeads, headDim], rows `rowStride` apart (default: dense). May be the buffer of `query`: a packed QKV. */
-  readonly key: BufferArgument;
-  readonly value: BufferArgument;
-  readonly rowStride?: number;
-  readonly keyOffset?: number;
-  readonly valueOffset?: number;
-  /** [maxTokensPerStep, numHeads, headDim], dense. */
-  readonly output: BufferArgument;
-  /** Turns queries and keys to their positions on the way. Table f32 [positions][half][cos, sin]. */
-  readonly rotary?: { readonly table: GPUBuffer; readonly half: number };
-  /** With 8-bit dtypes and `scales: 'tensor'`: a stored key times this is the key. Default 1. */
-  readonly keyScale?: number;
-  readonly valueScale?: number;
-  /** A slope for each head, times the (negative) distance of the key; `sqrt`: times minus the root of the distance. */
-  readonly alibi?: { readonly slopes: ArrayLike<number>; readonly kind?: 'linear' | 'sqrt' };
-  /** A logit for each head that takes part in the softmax and has no value. */
-  readonly sinks?: ArrayLike<number>;
-  /** WGSL of your own for scores and masks. Layers with the same text share their pipelines. */
-  readonly modifications?: AttentionModifications;
-  /** f32 values that modifications read as `modData(i)`; see `LayerAttention.writeData`. */
-  readonly data?: ArrayLike<number>;
-}
-
 /** More blocks than any buffer holds: pools of one buffer share their pipelines whatever their size. */
 const allBlocks = 0x7fffffff;
-
-/** One layer's launches, to record after `plan`. */
-export interface LayerAttention {
-  /** Scatters the step's new keys and values into their slots: one launch, and one before it where blocks are copied. */
-  append(pass: GPUComputePassEncoder): void;
-  /** Attends: a launch for single-token rows, one for longer ones, one to merge split rows; each only where the step has such. */
-  attend(pass: GPUComputePassEncoder): void;
-  /** Changes scalars from the next launch on; those left out keep their values. Compiles and binds nothing. @throws {InvalidArgumentError} */
-  set(scalars: LayerScalars): void;
-  /** Overwrites the modifications' data from its value `first` on, before the next submit. @throws {InvalidArgumentError} beyond its end. */
-  writeData(values: ArrayLike<number>, first?: number): void;
-}
 
 /**
  * Attention over a paged KV cache: plan once per step, run once per layer.
@@ -258,7 +168,7 @@ export class PagedAttention {
       blocksPerBuffer: pools.length > 1 ? this.#kv.blocksPerBuffer : allBlocks,
     };
     const poolArguments = Object.fromEntries(pools.map((buffer, i) => [`pool${i}`, buffer])) as { pool0: GPUBuffer };
-    const scalars = this.#checkScalars(options, options.modifications?.scalars ?? {}, true);
+    const scalars = checkScalars(options, options.modifications?.scalars ?? {}, true);
     const { constants, data } = this.#makeConstants(options);
     const keyValueStride = options.rowStride ?? numKvHeads * headDim;
     const appendArgs: ArgumentsOf<PoolKernels['append']['arguments']> = {
@@ -344,7 +254,7 @@ export class PagedAttention {
         prefill.record(pass, prefillArgs);
         merge.record(pass, mergeArgs);
       },
-      set: (values) => set(this.#checkScalars(values, options.modifications?.scalars ?? {}, false)),
+      set: (values) => set(checkScalars(values, options.modifications?.scalars ?? {}, false)),
       writeData: (values, first = 0) => {
         if (!Number.isInteger(first) || first < 0 || first + values.length > data.length)
           throw new InvalidArgumentError(
@@ -392,31 +302,6 @@ export class PagedAttention {
     this.#cache.gpu.device.queue.writeBuffer(constants, 0, values);
     this.#constants.push(constants);
     return { constants, data: { first, length: data.length } };
-  }
-
-  /** The given scalars as per-call values. @param all whether those that modifications declare must all be there. */
-  #checkScalars(given: LayerScalars, declared: Readonly<Record<string, string>>, all: boolean): Record<string, number> {
-    const checked: Record<string, number> = {};
-    const check = (name: keyof LayerScalars, fits: (value: number) => boolean, expected: string) => {
-      const value = given[name];
-      if (value === undefined) return;
-      if (typeof value !== 'number' || !fits(value)) throw new InvalidArgumentError(name, value, expected);
-      checked[name] = value;
-    };
-    const isPositive = (value: number) => value > 0 && Number.isFinite(value);
-    check('scale', Number.isFinite, 'a finite number');
-    check('softcap', isPositive, 'a positive number, or left out');
-    check('window', (value) => Number.isInteger(value) && value > 0 && value < 2 ** 31, 'a positive integer, or left out');
-    check('keepFirst', (value) => Number.isInteger(value) && value >= 0, 'an integer from 0');
-    const scalars = given.scalars ?? {};
-    for (const [name, value] of Object.entries(scalars)) {
-      if (!Object.hasOwn(declared, name)) throw new InvalidArgumentError('scalars', name, `one of those that the modifications declare`);
-      if (!Number.isFinite(value)) throw new InvalidArgumentError(`scalars.${name}`, value, 'a finite number');
-      checked[name] = value;
-    }
-    const missing = all ? Object.keys(declared).find((name) => !Object.hasOwn(scalars, name)) : undefined;
-    if (missing !== undefined) throw new InvalidArgumentError(`scalars.${missing}`, undefined, 'a number: the modifications declare it');
-    return checked;
   }
 
   /**
@@ -483,48 +368,5 @@ export class PagedAttention {
     this.#partials.destroy();
     this.#noRotary.destroy();
     for (const buffer of this.#constants) buffer.destroy();
-  }
-}
-
-function checkEntry({ sequence, queryLen, causal, positions, bidirectional = [], queryBias }: BatchEntry, numBlocks: number): void {
-  const { length, blocks } = sequence;
-  if (!Number.isInteger(queryLen) || queryLen < 0 || queryLen > length)
-    throw new InvalidArgumentError('queryLen', queryLen, `an integer from 0 to the sequence's ${length}`);
-  const outside = blocks.slice(Math.max(0, blocks.length - queryLen)).find((block) => !(block >= 0 && block < numBlocks));
-  if (outside !== undefined) throw new InvalidArgumentError('block', outside, `an entry of the pool's ${numBlocks} blocks`);
-  if (positions && positions.length !== queryLen)
-    throw new InvalidArgumentError('positions', `${positions.length} numbers`, `${queryLen} numbers, one for each new token`);
-  if (queryBias && queryBias.length !== queryLen * queryLen)
-    throw new InvalidArgumentError('queryBias', `${queryBias.length} numbers`, `${queryLen} x ${queryLen} numbers`);
-  let last = 0;
-  for (const [begin, end] of bidirectional) {
-    if (causal === false || !Number.isInteger(begin) || !Number.isInteger(end) || begin < last || end <= begin || end > length)
-      throw new InvalidArgumentError(
-        'bidirectional',
-        `[${begin}, ${end})`,
-        `a range of the ${length} tokens of a causal sequence, behind the one before`,
-      );
-    last = end;
-  }
-}
-
-function checkCascades(cascades: readonly Cascade[], batch: readonly PlannedSequence[], blockSize: number): void {
-  let last = 0;
-  for (const { first, count, prefixLen } of cascades) {
-    const run = batch.slice(first, first + count);
-    const blocks = prefixLen / blockSize;
-    const fits =
-      first >= last &&
-      run.length === count &&
-      Number.isInteger(blocks) &&
-      blocks > 0 &&
-      run.every(
-        (one) => prefixLen <= one.seqLen - one.queryLen && one.blocks.slice(0, blocks).every((block, i) => block === run[0].blocks[i]),
-      );
-    if (!fits) {
-      const expected = 'a run of sequences that share their first prefixLen keys in whole blocks, all of them before the new tokens';
-      throw new InvalidArgumentError('cascade', JSON.stringify({ first, count, prefixLen }), expected);
-    }
-    last = first + count;
   }
 }

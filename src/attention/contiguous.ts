@@ -3,9 +3,10 @@ import { causeOf, type Gpu } from '../gpu.ts';
 import { LaunchCache } from '../launch/cache.ts';
 import { isBuffer } from '../launch/checks.ts';
 import type { BufferArgument } from '../launch/kernel.ts';
-import { type BatchEntry, type LayerOptions, type LayerScalars, PagedAttention } from './attention.ts';
+import { PagedAttention } from './attention.ts';
 import { KvCache, type Sequence } from './kv-cache.ts';
 import { checkPositive, type KvDtype } from './layout.ts';
+import type { BatchEntry, LayerOptions, LayerScalars } from './options.ts';
 
 /** f32 values: on the host, or in a buffer with the usage STORAGE, from its start on. */
 export type AttentionBuffer = Float32Array | GPUBuffer;

@@ -1,6 +1,6 @@
-import type { BatchEntry, LayerAttention } from '../attention/attention.ts';
 import { PagedAttention } from '../attention/attention.ts';
 import type { KvCache } from '../attention/kv-cache.ts';
+import type { BatchEntry, LayerAttention } from '../attention/options.ts';
 import { sampledToken, samplingWords } from '../attention/plan.ts';
 import { CapacityExceededError, LimitExceededError } from '../errors.ts';
 import type { LaunchCache } from '../launch/cache.ts';
