@@ -1,6 +1,6 @@
+/** Tile sizes of the attention kernels, as far as the device decides them. Pure. */
+import type { AdapterDescription } from '../gpu.ts';
 import { spanWords } from './plan.ts';
-
-/** Tile sizes of the attention kernels, as far as the device's limits decide them. Pure. */
 
 export interface PrefillTile {
   /** Rows (token, head) of a workgroup. */
@@ -51,10 +51,13 @@ export function choosePrefillTile(headDim: number, groupSize: number, memory: nu
 }
 
 /**
- * Invocations of a decode workgroup, and keys of its tile. Adapters that compute on the CPU give each SIMD group of a workgroup with
- * barriers a stack of its own, which costs more than a short tile does (SwiftShader: about 8 us for every four invocations).
+ * Invocations of a decode workgroup, and keys of its tile. SwiftShader gives each SIMD group of a workgroup with barriers a stack of its own,
+ * about 8 us for every four invocations, which costs more than a short tile does. Lavapipe does not, and ends any loop after 65,536 rounds
+ * of an invocation without an error: there a short tile would make long rows wrong.
  */
-export const decodeKeyTile = ({ software }: { readonly software: boolean }): number => (software ? 8 : 64);
+export function decodeKeyTile({ vendor, architecture, device, description }: Omit<AdapterDescription, 'software'>): number {
+  return /swiftshader/i.test(`${vendor} ${architecture} ${device} ${description}`) ? 8 : 64;
+}
 
 /** How many query heads of a group one decode workgroup takes, by the same rule; undefined when not even one fits. */
 export function chooseDecodeHeadTile(headDim: number, groupSize: number, memory: number, keyTile: number): number | undefined {

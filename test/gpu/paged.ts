@@ -93,13 +93,13 @@ export class PagedSession {
     shuffleBlocks(this.kv, random);
     this.cache = sharedCache(t, setup);
     const { numHeads, maxTokensPerStep, headDim, options } = setup;
-    // One variant of the device has decode's tile of GPUs, the other the adapter's own: on a software adapter both are tried.
-    const decodeKeyTile = t.variant === 'granted' ? 64 : undefined;
+    // The tile of GPUs on one variant of the device, SwiftShader's on the other.
+    const decodeKeyTile = t.variant === 'granted' ? 64 : 8;
     this.attention = new PagedAttention(this.cache, this.kv, {
       numHeads,
       maxTokensPerStep,
       ...options,
-      ...(decodeKeyTile && { decodeKeyTile }),
+      decodeKeyTile,
     });
     t.defer(() => this.attention.destroy());
     const { query, key } = this.#strides;
