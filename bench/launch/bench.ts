@@ -26,7 +26,7 @@ export async function benchLaunch(gpu: Gpu, host: BenchHost, options: BenchOptio
     ? { rounds: options.rounds ?? 2, steps: 1, turn: 0, launches: 64 }
     : { rounds: options.rounds ?? 15, steps: 30, turn: 250, launches: 400 };
   const rows: BenchRow[] = [];
-  for (const subject of [anySubject(decodeSubject(gpu.device)), anySubject(trivialSubject(gpu.device))]) {
+  for (const subject of [anySubject(decodeSubject(gpu)), anySubject(trivialSubject(gpu.device))]) {
     rows.push(...(await climb(gpu, host, subject, effort)));
     subject.destroy();
   }

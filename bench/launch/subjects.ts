@@ -1,7 +1,8 @@
-import { type ArgumentsOf, defineKernel, type Kernel, perCall, readBuffer, writeBuffer } from 'pagewise';
+import { type ArgumentsOf, defineKernel, type Gpu, type Kernel, perCall, readBuffer, writeBuffer } from 'pagewise';
 import { decodeKernel } from '../../src/attention/kernels.ts';
 import { kvFormats } from '../../src/attention/layout.ts';
 import { PlanWriter, packBatch } from '../../src/attention/plan.ts';
+import { decodeKeyTile } from '../../src/attention/tuning.ts';
 import type { ArgumentDeclarations } from '../../src/launch/kernel.ts';
 
 /** A kernel to launch, with all that a program of some layers would have around it. */
@@ -46,8 +47,11 @@ function owner(device: GPUDevice) {
   };
 }
 
-/** The kernel of attention over a paged cache for single tokens: one sequence of one token, one head, so that the GPU does next to nothing. */
-export function decodeSubject(device: GPUDevice): Subject<typeof decodeKernel.arguments> {
+/**
+ * The kernel of attention over a paged cache for single tokens: one sequence of one token, one head, so that the GPU does next to nothing.
+ * Its tile is the one that attention takes on this adapter: with another, SwiftShader's threads drive the host's code out of the CPU's caches.
+ */
+export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKernel.arguments> {
   const { buffer, destroy } = owner(device);
   const writer = new PlanWriter(256);
   writer.begin();
@@ -71,7 +75,7 @@ export function decodeSubject(device: GPUDevice): Subject<typeof decodeKernel.ar
       numHeads: 1,
       groupSize: 1,
       headTile: 1,
-      keyTile: 64,
+      keyTile: decodeKeyTile(adapter),
     },
     ...{ query: buffer(4096), pool0: buffer(1024), constants: buffer(256), blockTable, plan, rotary, output: buffer(256), partials },
     ...{ scale: 1, softcap: 0, window: 0, keepFirst: 0, numItems: 1 },
