@@ -1,4 +1,5 @@
 import type { Gpu } from 'pagewise';
+import { benchAttention } from './attention/bench.ts';
 import { benchCold } from './cold.ts';
 import { benchGenerate } from './generate/bench.ts';
 import { benchLaunch } from './launch/bench.ts';
@@ -13,6 +14,7 @@ export type Bench = (
 
 export const benches = {
   launch: benchLaunch,
+  attention: benchAttention,
   cold: benchCold,
   generate: benchGenerate,
 } satisfies Record<string, Bench>;

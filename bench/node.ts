@@ -10,7 +10,8 @@ Object.assign(globalThis, globals);
 const toggles = 'allow_unsafe_apis,vulkan_enable_f16_on_nvidia';
 
 /** Kept in a variable for as long as the process: Dawn's instance goes when this is collected. */
-const api = create([`enable-dawn-features=${toggles}`]);
+// Timestamps are rounded to 0.1 ms otherwise.
+const api = create([`enable-dawn-features=${toggles}`, 'disable-dawn-features=timestamp_quantization']);
 const root = pathToFileURL(`${cwd()}/`);
 
 exit(

@@ -11,9 +11,10 @@ import { driverSources, findDriver } from './hosts/drivers.mjs';
 import { root } from './hosts/folders.mjs';
 import { exitOnSignals, runInForeground } from './hosts/processes.mjs';
 
-const help = `Usage: npm run bench -- launch|cold|generate [options]
+const help = `Usage: npm run bench -- launch|attention|cold|generate [options]
 
   launch    what a launch costs the host, by every way to make one
+  attention what attention costs the GPU, and its share of what the memory or the arithmetic allows
   cold      the time to the first token, with and without a warm-up manifest
   generate  tokens per second and host time with the launch cache on and off
 

@@ -1,0 +1,153 @@
+import type { Gpu, KvDtype } from 'pagewise';
+import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
+import { passTimer, timerNote } from '../timestamps.ts';
+import { type AttentionCase, OpenCase, type Shape } from './case.ts';
+import { type Ceilings, measureCeilings } from './ceilings.ts';
+
+interface Section {
+  readonly title: string;
+  /** What bounds it: reading keys and values, or arithmetic. */
+  readonly bound: keyof Ceilings;
+  readonly cases: readonly AttentionCase[];
+}
+
+/** GPU time of attention over a paged cache, and its share of what the memory or the arithmetic allows. Each case is checked in the same run. */
+export async function benchAttention(gpu: Gpu, host: BenchHost, options: BenchOptions) {
+  const { software } = gpu.adapter;
+  const rounds = options.rounds ?? (options.quick ? 1 : software ? 5 : 11);
+  const shape: Shape = software
+    ? { numHeads: 8, numKvHeads: 2, headDim: 64, blockSize: 16 }
+    : { numHeads: 32, numKvHeads: 8, headDim: 128, blockSize: 16 };
+  const ceilings = await measureCeilings(gpu, rounds);
+  const rows: BenchRow[] = [
+    rowOf('read ceiling', {}, 'GB/s', [ceilings.read / 1e9]),
+    rowOf('f32 FMA ceiling', {}, 'GFLOP/s', [ceilings.fma / 1e9]),
+  ];
+  for (const { title, bound, cases } of sectionsOf(software, options)) {
+    for (const one of cases) rows.push(...(await measure(gpu, shape, one, title, ceilings[bound], bound, rounds, options.quick === true)));
+    host.print(`${title}: done`);
+  }
+  const notes = [
+    timerNote(gpu),
+    `Heads ${shape.numHeads}/${shape.numKvHeads}, head dim ${shape.headDim}, block size ${shape.blockSize}, blocks in random order. Medians of ${rounds} rounds; each sample is a pass of many attentions over layers that together exceed the cache.`,
+    'The share is of the ceiling measured in this run: of reading (decode), or of f32 multiply-adds (prefill). Every case was checked against float64.',
+  ];
+  return { rows, notes };
+}
+
+async function measure(
+  gpu: Gpu,
+  shape: Shape,
+  one: AttentionCase,
+  title: string,
+  ceiling: number,
+  bound: keyof Ceilings,
+  rounds: number,
+  quick: boolean,
+): Promise<readonly BenchRow[]> {
+  const open = await OpenCase.open(gpu, shape, one, gpu.adapter.software || quick ? 0 : 256 * 2 ** 20);
+  const timer = passTimer(gpu);
+  try {
+    await open.check();
+    const first = await open.time(timer, 2);
+    // Some milliseconds a sample, so that neither the clock's steps nor its two ends count.
+    const count = quick ? 1 : Math.max(2, Math.min(400, Math.ceil(12 / first)));
+    const times: number[] = [];
+    for (let i = -1; i < rounds; i++) {
+      const time = await open.time(timer, count);
+      if (i >= 0) times.push(time);
+    }
+    const params = { case: one.name, kv: one.dtype };
+    const work = bound === 'read' ? open.keyValueBytes : open.operations;
+    return [
+      rowOf(
+        title,
+        params,
+        'us',
+        times.map((time) => time * 1000),
+      ),
+      rowOf(
+        `${title}, share`,
+        params,
+        '%',
+        times.map((time) => (100 * work) / (time / 1000) / ceiling),
+      ),
+    ];
+  } finally {
+    timer.destroy();
+    open.destroy();
+  }
+}
+
+const all = (count: number, queryLen: number, seqLen: number) => Array.from({ length: count }, () => [queryLen, seqLen] as const);
+const decode = (batch: number, seqLen: number, dtype: KvDtype = 'f16'): AttentionCase => ({
+  name: `${batch} x ${seqLen}`,
+  lengths: all(batch, 1, seqLen),
+  dtype,
+});
+const prefill = (batch: number, queryLen: number, seqLen: number, dtype: KvDtype = 'f16'): AttentionCase => ({
+  name: `${batch} x ${queryLen}${seqLen > queryLen ? ` on ${seqLen - queryLen}` : ''}`,
+  lengths: all(batch, queryLen, seqLen),
+  dtype,
+});
+
+const dtypes: readonly KvDtype[] = ['f32', 'f16', 'int8', 'fp8_e4m3', 'fp8_e5m2'];
+
+function sectionsOf(software: boolean, { quick }: BenchOptions): readonly Section[] {
+  if (software || quick) {
+    const keys = quick ? 64 : 512;
+    return [
+      { title: 'decode', bound: 'read', cases: [decode(1, keys), decode(4, keys)] },
+      { title: 'KV dtypes', bound: 'read', cases: dtypes.map((dtype) => decode(4, keys, dtype)) },
+      { title: 'prefill', bound: 'fma', cases: [prefill(1, keys / 4, keys / 4)] },
+    ];
+  }
+  const ragged = Array.from({ length: 32 }, (_, i) => [1, i === 0 ? 16384 : 200 + 37 * i] as const);
+  const mixed = [...all(4, 512, 512), ...all(60, 1, 2048)];
+  const sweep = [
+    [1, 4096],
+    [1, 65536],
+    [8, 1024],
+    [8, 4096],
+    [32, 2048],
+  ] as const;
+  return [
+    {
+      title: 'decode',
+      bound: 'read',
+      cases: [
+        ...[1024, 4096, 16384, 65536].map((keys) => decode(1, keys)),
+        ...[1024, 4096].map((keys) => decode(8, keys)),
+        decode(32, 2048),
+        decode(64, 4096),
+        { name: '32 ragged, one of 16384', lengths: ragged, dtype: 'f16' },
+      ],
+    },
+    { title: 'KV dtypes', bound: 'read', cases: dtypes.map((dtype) => decode(dtype === 'f32' ? 32 : 64, 4096, dtype)) },
+    {
+      title: 'splits',
+      bound: 'read',
+      cases: sweep.flatMap(([batch, keys]) =>
+        [128, 256, 512, 1024, 2048, 4096].map((targetWorkgroups) => ({
+          ...decode(batch, keys),
+          name: `${batch} x ${keys}, ${targetWorkgroups} workgroups`,
+          options: { targetWorkgroups, minSegmentKeys: 64 },
+        })),
+      ),
+    },
+    {
+      title: 'prefill',
+      bound: 'fma',
+      cases: [prefill(1, 512, 512), prefill(1, 2048, 2048), prefill(1, 8192, 8192), prefill(8, 1024, 1024), prefill(1, 512, 4608)],
+    },
+    {
+      title: 'mixed',
+      bound: 'read',
+      cases: [
+        { name: '4 prefills of 512 and 60 decodes at 2048', lengths: mixed, dtype: 'f16' },
+        { name: 'its prefills', lengths: mixed.slice(0, 4), dtype: 'f16' },
+        { name: 'its decodes', lengths: mixed.slice(4), dtype: 'f16' },
+      ],
+    },
+  ];
+}
