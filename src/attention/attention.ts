@@ -314,7 +314,7 @@ export class PagedAttention {
     const { maxTokensPerStep, deterministic = false, filterByQueryLen = true, cascade = 'auto' } = this.#options;
     let numTokens = 0;
     for (const entry of batch) {
-      checkEntry(entry, this.#kv.options.numBlocks);
+      checkEntry(entry, this.#kv.options);
       numTokens += entry.queryLen;
     }
     if (numTokens > maxTokensPerStep)

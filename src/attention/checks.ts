@@ -1,5 +1,7 @@
 /** What a layer and a step may be asked for. Pure. */
 import { InvalidArgumentError } from '../errors.ts';
+import { nullBlock } from './blocks.ts';
+import type { KvCacheOptions } from './kv-cache.ts';
 import type { BatchEntry, LayerScalars } from './options.ts';
 import type { Cascade, PlannedSequence } from './plan.ts';
 
@@ -28,12 +30,19 @@ export function checkScalars(given: LayerScalars, declared: Readonly<Record<stri
   return checked;
 }
 
-export function checkEntry({ sequence, queryLen, causal, positions, bidirectional = [], queryBias }: BatchEntry, numBlocks: number): void {
+export function checkEntry(entry: BatchEntry, { numBlocks, blockSize }: Pick<KvCacheOptions, 'numBlocks' | 'blockSize'>): void {
+  const { sequence, queryLen, causal, positions, bidirectional = [], queryBias } = entry;
   const { length, blocks } = sequence;
   if (!Number.isInteger(queryLen) || queryLen < 0 || queryLen > length)
     throw new InvalidArgumentError('queryLen', queryLen, `an integer from 0 to the sequence's ${length}`);
-  const outside = blocks.slice(Math.max(0, blocks.length - queryLen)).find((block) => !(block >= 0 && block < numBlocks));
-  if (outside !== undefined) throw new InvalidArgumentError('block', outside, `an entry of the pool's ${numBlocks} blocks`);
+  // The null block may stand before the new tokens, where blocks were given up, but it takes none of them.
+  for (let i = Math.floor((length - queryLen) / blockSize); queryLen > 0 && i < Math.ceil(length / blockSize); i++)
+    if (!(blocks[i] > nullBlock && blocks[i] < numBlocks))
+      throw new InvalidArgumentError(
+        'block',
+        blocks[i],
+        `from 1 to ${numBlocks - 1} for tokens from ${i * blockSize} on: a block of the pool`,
+      );
   if (positions && positions.length !== queryLen)
     throw new InvalidArgumentError('positions', `${positions.length} numbers`, `${queryLen} numbers, one for each new token`);
   if (queryBias && queryBias.length !== queryLen * queryLen)

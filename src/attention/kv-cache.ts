@@ -155,11 +155,14 @@ export class KvCache {
     return fork;
   }
 
-  /** Gives up the blocks that lie wholly before `firstKey`: a sliding window, with its kept first keys apart, never looks there again. */
+  /**
+   * Gives up the blocks that lie wholly before `firstKey`: a sliding window, with its kept first keys apart, never looks there again. The block
+   * that the next token goes into stays.
+   */
   release(sequence: Sequence, firstKey: number, keepFirst = 0): void {
     const open = this.#get(sequence);
     const { blockSize } = this.options;
-    const end = Math.min(Math.floor(firstKey / blockSize), open.blocks.length);
+    const end = Math.floor(Math.min(firstKey, open.length) / blockSize);
     for (let i = Math.ceil(keepFirst / blockSize); i < end; i++) {
       if (open.blocks[i] === nullBlock) continue;
       this.blocks.release([open.blocks[i]]);

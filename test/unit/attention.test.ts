@@ -82,6 +82,24 @@ describe('plan', () => {
   });
 });
 
+describe('the blocks of new tokens', () => {
+  it('are of the pool, and there is one for each slot', () => {
+    const { kv, attention } = open();
+    const sequence = kv.open();
+    kv.extend(sequence, 20);
+    const { blocks, length } = sequence;
+    const plan = (changed: Partial<typeof sequence>, queryLen: number) => () =>
+      attention.plan([{ sequence: { ...sequence, ...changed }, queryLen }]);
+    const last = blocks.length - 1;
+    for (const block of [kv.options.numBlocks, -1, 0, 1.5e9, Number.NaN])
+      expect(plan({ blocks: blocks.with(last, block) }, 1), `block ${block}`).toThrow(InvalidArgumentError);
+    expect(plan({ blocks: blocks.slice(0, last) }, 1)).toThrow(/block is undefined/);
+    expect(plan({ length: length + kv.options.blockSize }, 1)).toThrow(InvalidArgumentError);
+    expect(plan({ blocks: blocks.with(0, 0) }, length)).toThrow(/block is 0/);
+    plan({ blocks: blocks.with(0, 0) }, 1)(); // given up before a window
+  });
+});
+
 describe('write', () => {
   it('sends one range, which grows with new blocks and not with the context', () => {
     const { kv, attention, writer, writes } = open();

@@ -100,6 +100,18 @@ describe('blocks before a window', () => {
     kv.close(sequence);
     expect(kv.blocks.free).toBe(19);
   });
+
+  it('are not that which the next token goes into, however far the window is', () => {
+    const kv = open();
+    const sequence = kv.open();
+    kv.extend(sequence, 20);
+    kv.release(sequence, 1000);
+    expect(sequence.blocks.map((block) => block > 0)).toEqual([false, false, true]);
+    kv.extend(sequence, 4);
+    kv.release(sequence, 1000);
+    kv.extend(sequence, 1);
+    expect(sequence.blocks.map((block) => block > 0)).toEqual([false, false, false, true]);
+  });
 });
 
 describe('memory', () => {
