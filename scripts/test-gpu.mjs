@@ -1,4 +1,5 @@
 /** Runs the GPU specs in one host and prints a line for each. See `--help`. */
+import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import { driverSources } from './hosts/drivers.mjs';
 import { compareSkips, readExpectedSkips, writeExpectedSkips } from './hosts/expected-skips.mjs';
@@ -12,6 +13,7 @@ const help = `Usage: npm run test:gpu -- [options]
   --file NAME                only this spec file, a name in test/gpu/all.ts; may be repeated
   --variant granted|default  only on devices with granted, or default, limits
   --full                     also the specs of the long run
+  --seed N                   what random cases are made from, an integer from 0 to 4294967295 (default: another one each time)
   --list                     print the names and stop
   --driver SOURCE            ${driverSources.join(', ')} (for deno and node, on Linux)
   --update-skips             write the counts of skipped specs to test/harness/expected-skips.json`;
@@ -35,6 +37,7 @@ async function main() {
       file: { type: 'string', multiple: true },
       variant: { type: 'string' },
       full: { type: 'boolean' },
+      seed: { type: 'string' },
       list: { type: 'boolean' },
       driver: { type: 'string' },
       'update-skips': { type: 'boolean' },
@@ -47,8 +50,10 @@ async function main() {
     throw new Error('--variant is granted or default.');
   }
   const { filter, file: files, variant, full, list } = values;
+  const seed = values.seed === undefined ? randomInt(2 ** 32) : Number(values.seed);
+  if (!Number.isInteger(seed) || seed < 0 || seed >= 2 ** 32) throw new Error('--seed is an integer from 0 to 4294967295.');
   const totals = { passed: 0, failed: 0, skipped: 0 };
-  const report = await runSpecs(values.host, { filter, files, variant, full, list }, totals, values.driver);
+  const report = await runSpecs(values.host, { filter, files, variant, full, list, seed }, totals, values.driver);
   if (list) return 0;
   if (!report.ended) {
     totals.failed++;
@@ -101,6 +106,7 @@ async function runSpecs(hostName, options, totals, driver) {
         report.adapter = event.adapter;
         report.version = event.runtime.match(/\d+/)?.[0] ?? '';
         console.log(`${event.runtime} on ${event.adapter} (${place}); features: ${event.features.join(', ')}`);
+        console.log(`Random cases are those of --seed ${options.seed}.`);
         break;
       case 'start':
         current = event.name;
@@ -114,7 +120,9 @@ async function runSpecs(hostName, options, totals, driver) {
         break;
       case 'fail':
         totals.failed++;
-        console.log(`FAIL  ${duration(event.milliseconds)}  ${event.name}\n${event.message.replace(/^/gm, '        ')}`);
+        console.log(
+          `FAIL  ${duration(event.milliseconds)}  ${event.name} (--seed ${options.seed})\n${event.message.replace(/^/gm, '        ')}`,
+        );
         break;
       case 'skip':
         totals.skipped++;

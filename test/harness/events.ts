@@ -30,6 +30,8 @@ export interface RunOptions {
   readonly variant?: Variant;
   /** Also run the specs marked `full`. */
   readonly full?: boolean;
+  /** What random cases are made from; default 1. */
+  readonly seed?: number;
   /** Print the names and run nothing. */
   readonly list?: boolean;
 }

@@ -82,6 +82,7 @@ async function runOne(
     host: host.name,
     variant,
     full: options.full ?? false,
+    seed: options.seed ?? 1,
     async openGpu(more = {}) {
       const own = await open({ limits: variant, ...more });
       watches.push(watchErrors(own));

@@ -11,6 +11,8 @@ export interface SpecContext {
   readonly variant: Variant;
   /** True in the long run (`--full`). */
   readonly full: boolean;
+  /** For cases that differ from run to run: the same seed makes the same ones (`--seed`). */
+  readonly seed: number;
   /** Opens a device of this spec's own, with the variant's limits unless told otherwise; destroyed after the spec. */
   openGpu(options?: OpenGpuOptions): Promise<Gpu>;
   /** Runs `cleanup` after the spec, in reverse order, whether it passed or not. */
