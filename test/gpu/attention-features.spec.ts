@@ -25,6 +25,7 @@ import {
   spec,
   uploadBuffer,
 } from '../harness/harness.ts';
+import { decodeE4m3, decodeE5m2 } from './formats.ts';
 import { shuffleBlocks } from './paged.ts';
 
 const once = { devices: 'granted' } as const;
@@ -404,8 +405,8 @@ spec(
   async (t) => {
     // With scales of 1 the append stores the nearest code, and a single key gives its value back.
     for (const [dtype, decode] of [
-      ['fp8_e4m3', e4m3],
-      ['fp8_e5m2', e5m2],
+      ['fp8_e4m3', decodeE4m3],
+      ['fp8_e5m2', decodeE5m2],
     ] as const) {
       const codes = Array.from({ length: 256 }, (_, code) => decode(code)).map((value) => (Number.isFinite(value) ? value + 0 : 0)); // -0 as 0
       const value = uploadBuffer(t, Float32Array.from(codes));
@@ -429,19 +430,3 @@ spec(
   },
   once,
 );
-
-/** Sign, four bits of exponent with bias 7, three of mantissa; no infinities, 0x7f is NaN. */
-function e4m3(code: number): number {
-  const [exponent, mantissa] = [(code >> 3) & 15, code & 7];
-  if (exponent === 15 && mantissa === 7) return Number.NaN;
-  const size = exponent === 0 ? mantissa * 2 ** -9 : (8 + mantissa) * 2 ** (exponent - 10);
-  return code & 128 ? -size : size;
-}
-
-/** Sign, five bits of exponent with bias 15, two of mantissa, with infinities as in f16. */
-function e5m2(code: number): number {
-  const [exponent, mantissa] = [(code >> 2) & 31, code & 3];
-  if (exponent === 31) return Number.NaN;
-  const size = exponent === 0 ? mantissa * 2 ** -16 : (4 + mantissa) * 2 ** (exponent - 17);
-  return code & 128 ? -size : size;
-}

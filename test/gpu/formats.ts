@@ -1,4 +1,4 @@
-/** 16-bit floats on the host, for the specs. They share no code with `src`. */
+/** 16-bit and 8-bit floats on the host, for the specs. They share no code with `src`. */
 import { roundToHalf } from './reference.ts';
 
 export type Format = 'f32' | 'f16' | 'bf16';
@@ -27,6 +27,22 @@ export function encodeBrain(value: number): number {
 
 export function decodeBrain(code: number): number {
   return new Float32Array(Uint32Array.of(code << 16).buffer)[0];
+}
+
+/** fp8 with a sign, four bits of exponent with bias 7, three of mantissa; no infinities, 0x7f is NaN. */
+export function decodeE4m3(code: number): number {
+  const [exponent, mantissa] = [(code >> 3) & 15, code & 7];
+  if (exponent === 15 && mantissa === 7) return Number.NaN;
+  const size = exponent === 0 ? mantissa * 2 ** -9 : (8 + mantissa) * 2 ** (exponent - 10);
+  return code & 128 ? -size : size;
+}
+
+/** fp8 with a sign, five bits of exponent with bias 15, two of mantissa, and infinities as in 16-bit floats, here NaN. */
+export function decodeE5m2(code: number): number {
+  const [exponent, mantissa] = [(code >> 2) & 31, code & 3];
+  if (exponent === 31) return Number.NaN;
+  const size = exponent === 0 ? mantissa * 2 ** -16 : (4 + mantissa) * 2 ** (exponent - 17);
+  return code & 128 ? -size : size;
 }
 
 export interface Stored {

@@ -2,6 +2,51 @@
  * The float64 reference of attention: three plain loops over gathered rows. It shares no code with `src`, on purpose.
  */
 
+/** One query row over the keys of its sequence. */
+export interface ReferenceRow {
+  readonly numKvHeads: number;
+  readonly kvHead: number;
+  readonly headDim: number;
+  readonly scale: number;
+  /** [headDim] */
+  readonly query: ArrayLike<number>;
+  /** Of all tokens, [seqLen][numKvHeads][headDim]. */
+  readonly key: ArrayLike<number>;
+  readonly value: ArrayLike<number>;
+  /** Whether the row sees a key, by its place; default: all. A key that it does not see is not read. */
+  readonly sees?: (key: number) => boolean;
+  /** What becomes of a scaled score; undefined masks. Default: as it is. */
+  readonly change?: (score: number, key: number) => number | undefined;
+  /** A logit that takes part in the softmax and has no value. */
+  readonly sink?: number;
+}
+
+/** Scores, softmax, weighted sum of the values. The log-sum-exp of a row that sees no key is -infinity. */
+export function referenceRow(row: ReferenceRow): { readonly output: Float64Array; readonly logSumExp: number } {
+  const { numKvHeads, kvHead, headDim, scale, query, key, value, sees = () => true, change = (score) => score, sink } = row;
+  const keys: number[] = [];
+  const scores: number[] = [];
+  for (let k = 0; k < key.length / (numKvHeads * headDim); k++) {
+    if (!sees(k)) continue;
+    const at = (k * numKvHeads + kvHead) * headDim;
+    let dot = 0;
+    for (let d = 0; d < headDim; d++) dot += query[d] * key[at + d];
+    const score = change(dot * scale, k);
+    if (score === undefined) continue;
+    keys.push(k);
+    scores.push(score);
+  }
+  const maximum = scores.reduce((a, b) => Math.max(a, b), sink ?? Number.NEGATIVE_INFINITY);
+  const weights = scores.map((score) => Math.exp(score - maximum));
+  const sum = weights.reduce((a, b) => a + b, sink === undefined ? 0 : Math.exp(sink - maximum));
+  const output = new Float64Array(headDim);
+  for (let i = 0; i < keys.length; i++) {
+    const at = (keys[i] * numKvHeads + kvHead) * headDim;
+    for (let d = 0; d < headDim; d++) output[d] += (weights[i] / sum) * value[at + d];
+  }
+  return { output, logSumExp: sum === 0 ? Number.NEGATIVE_INFINITY : maximum + Math.log(sum) };
+}
+
 export interface ReferenceInput {
   readonly numHeads: number;
   readonly numKvHeads: number;
@@ -15,27 +60,17 @@ export interface ReferenceInput {
 }
 
 /** Causal attention of one sequence's new tokens; returns [queryLen][numHeads][headDim]. */
-export function referenceAttention({ numHeads, numKvHeads, headDim, scale, query, key, value }: ReferenceInput): Float64Array {
+export function referenceAttention({ numHeads, query, ...rest }: ReferenceInput): Float64Array {
+  const { numKvHeads, headDim, key } = rest;
   const queryLen = query.length / (numHeads * headDim);
-  const seqLen = key.length / (numKvHeads * headDim);
+  const contextLen = key.length / (numKvHeads * headDim) - queryLen;
   const output = new Float64Array(query.length);
-  for (let t = 0; t < queryLen; t++) {
-    for (let h = 0; h < numHeads; h++) {
-      const kvHead = Math.floor((h * numKvHeads) / numHeads);
-      const q = (t * numHeads + h) * headDim;
-      const scores: number[] = [];
-      for (let k = 0; k <= seqLen - queryLen + t; k++) {
-        let dot = 0;
-        for (let d = 0; d < headDim; d++) dot += query[q + d] * key[(k * numKvHeads + kvHead) * headDim + d];
-        scores.push(dot * scale);
-      }
-      const maximum = Math.max(...scores);
-      const weights = scores.map((s) => Math.exp(s - maximum));
-      const sum = weights.reduce((a, b) => a + b, 0);
-      for (let k = 0; k < weights.length; k++) {
-        for (let d = 0; d < headDim; d++) output[q + d] += (weights[k] / sum) * value[(k * numKvHeads + kvHead) * headDim + d];
-      }
-    }
+  for (let row = 0; row < queryLen * numHeads; row++) {
+    const token = Math.floor(row / numHeads);
+    const kvHead = Math.floor(((row % numHeads) * numKvHeads) / numHeads);
+    const at = row * headDim;
+    const sees = (k: number) => k <= contextLen + token;
+    output.set(referenceRow({ ...rest, kvHead, query: query.subarray(at, at + headDim), sees }).output, at);
   }
   return output;
 }
