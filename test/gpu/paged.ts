@@ -1,5 +1,6 @@
 /** Runs attention over a poisoned, permuted paged cache, and the reference beside it, for the specs. */
 import {
+  type Gpu,
   KvCache,
   type KvCacheOptions,
   LaunchCache,
@@ -56,11 +57,11 @@ export function shuffleBlocks(kv: KvCache, random: Random): void {
 const caches = new WeakMap<GPUDevice, Map<string, LaunchCache>>();
 
 /** A launch cache for all specs on the device that freeze the same values: pipelines outlive a spec, which is most of the specs' time. */
-function sharedCache(t: SpecContext, { numHeads, numKvHeads, headDim, blockSize, dtype }: PagedSetup): LaunchCache {
-  const ofDevice = caches.get(t.gpu.device) ?? new Map<string, LaunchCache>();
-  caches.set(t.gpu.device, ofDevice);
-  const key = JSON.stringify([numHeads, numKvHeads, headDim, blockSize, dtype]);
-  const cache = ofDevice.get(key) ?? new LaunchCache(t.gpu);
+export function sharedCache(gpu: Gpu, frozen: readonly (string | number)[]): LaunchCache {
+  const ofDevice = caches.get(gpu.device) ?? new Map<string, LaunchCache>();
+  caches.set(gpu.device, ofDevice);
+  const key = JSON.stringify(frozen);
+  const cache = ofDevice.get(key) ?? new LaunchCache(gpu);
   ofDevice.set(key, cache);
   return cache;
 }
@@ -91,10 +92,10 @@ export class PagedSession {
     t.defer(() => this.kv.destroy());
     for (const pool of this.kv.pools.flat()) t.gpu.device.queue.writeBuffer(pool, 0, new Uint8Array(pool.size).fill(0xff));
     shuffleBlocks(this.kv, random);
-    this.cache = sharedCache(t, setup);
-    const { numHeads, maxTokensPerStep, headDim, options } = setup;
+    const { numHeads, numKvHeads, maxTokensPerStep, headDim, blockSize, dtype, options } = setup;
     // The tile of GPUs on one variant of the device, SwiftShader's on the other.
     const decodeKeyTile = t.variant === 'granted' ? 64 : 8;
+    this.cache = sharedCache(t.gpu, [`${numHeads}/${numKvHeads}`, headDim, blockSize, dtype, 1, decodeKeyTile]);
     this.attention = new PagedAttention(this.cache, this.kv, {
       numHeads,
       maxTokensPerStep,
