@@ -21,10 +21,13 @@ export const specFiles: SpecFiles = {
   'attention-features': () => import('./attention-features.spec.ts'),
   sample: () => import('./sample.spec.ts'),
   attention: () => import('./attention.spec.ts'),
+  'attention-grid': () => import('./attention-grid.spec.ts'),
+  'attention-adversarial': () => import('./attention-adversarial.spec.ts'),
   'attention-scores': () => import('./attention-scores.spec.ts'),
   'attention-steps': () => import('./attention-steps.spec.ts'),
   contiguous: () => import('./contiguous.spec.ts'),
   'merge-states': () => import('./merge-states.spec.ts'),
   engine: () => import('./engine.spec.ts'),
+  replica: () => import('./replica.spec.ts'),
   parity: () => import('./parity.spec.ts'),
 };

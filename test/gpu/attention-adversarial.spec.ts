@@ -1,0 +1,84 @@
+/** What is hard on attention, beyond the pairs of the grid; every value in float64 beside it, in a poisoned pool. All on two layouts. */
+import { spec } from '../harness/harness.ts';
+import type { GridCase } from './grid.ts';
+import type { CaseChange } from './grid-inputs.ts';
+import { GridTotals, runCases } from './grid-run.ts';
+
+const base: Omit<GridCase, 'device' | 'decodeKeyTile'> = {
+  heads: '8/2',
+  headDim: 64,
+  blockSize: 16,
+  storage: 'f32',
+  buffers: 1,
+  modified: false,
+  lengths: 'three long and a draft',
+  window: 'none',
+  keepFirst: 0,
+  softcap: 'none',
+  alibi: 'none',
+  sinks: 'none',
+  splits: 'none',
+  order: 'causal',
+  prefix: 'own',
+  route: 'by length',
+  deterministic: false,
+  logSumExp: true,
+  operands: 'apart',
+  rotary: 'none',
+};
+
+/** All scores are `strength` of the key's place, times the default scale: queries and keys lie along one dimension. */
+const aligned =
+  (strength: (place: number) => number): CaseChange['adapt'] =>
+  ({ query, key }, place) => {
+    for (let i = 0; i < query.length; i++) query[i] = i % base.headDim === 3 ? 8 : 0;
+    for (let i = 0; i < key.length; i++) key[i] = i % base.headDim === 3 ? strength(place) : 0;
+  };
+
+const cases: Readonly<Record<string, readonly [Partial<GridCase>, CaseChange?]>> = {
+  'scores near -300 in a window': [{ window: 40 }, { adapt: aligned(() => -300) }],
+  'scores near -300 in a window, split': [{ window: 40, splits: 7 }, { adapt: aligned((place) => -300 + (place % 3)) }],
+  'scores near -300 in a window with kept keys at +300': [
+    { window: 5, keepFirst: 5, splits: 7 },
+    { adapt: aligned((place) => (place < 3 ? 300 : -300)) },
+  ],
+  'scores of -1000 behind the window, which must not count': [
+    { window: 16 },
+    { adapt: aligned((place) => (place % 100 < 60 ? 1000 : -1000)) },
+  ],
+  'scores hundreds of times the softcap': [{ softcap: 1 }, { adapt: aligned((place) => (place % 2 === 0 ? 400 : -400)) }],
+  'scores up to thousands of times the softcap, in a window, split': [
+    { softcap: 1, window: 100, splits: 7 },
+    { adapt: ({ query }) => query.set(query.map((value) => value * 2000)) },
+  ],
+  'lengths on the edges of blocks, tiles and pieces': [{ lengths: 'on edges of blocks, tiles and pieces', splits: 8 }],
+  'lengths on the edges, in a window of a tile': [{ lengths: 'on edges of blocks, tiles and pieces', splits: 8, window: 64 }],
+  'lengths on the edges, through the prefill kernel': [{ lengths: 'on edges of blocks, tiles and pieces', route: 'prefill' }],
+  'sinks of 40 and -40 with ALiBi, split': [{ sinks: '+-40', alibi: 'linear', splits: 7 }],
+  'sinks with ALiBi by roots in a window, in pieces of which some see no key': [{ sinks: 'normal', alibi: 'sqrt', splits: 16, window: 20 }],
+  'sinks with scores near -300': [{ sinks: 'normal', splits: 7 }, { adapt: aligned(() => -300) }],
+  'blocks before the window given up': [{ window: 33 }, { release: true }],
+  'blocks before the window given up, but for the kept keys, split': [{ window: 33, keepFirst: 20, splits: 7 }, { release: true }],
+  'blocks before the window given up, through the prefill kernel': [{ window: 33, keepFirst: 5, route: 'prefill' }, { release: true }],
+};
+
+const quantised: typeof cases = {
+  'blocks before the window given up': [{ window: 33, keepFirst: 20 }, { release: true }],
+  'keys and values all zero': [{ splits: 7 }, { adapt: ({ key, value }) => [key.fill(0), value.fill(0)] }],
+  'rows of very different size': [
+    {},
+    { adapt: ({ key, value }, place) => [key, value].map((row) => row.set(row.map((x) => x * 10 ** ((place % 7) - 3)))) },
+  ],
+};
+
+for (const [storage, list] of [
+  ['f32', cases],
+  ['e4m3 by token', quantised],
+] as const) {
+  for (const [name, [change, more]] of Object.entries(list)) {
+    spec(`${name}, ${storage}`, async (t) => {
+      const of = { ...base, storage, device: t.variant, decodeKeyTile: t.variant === 'granted' ? 64 : 8, ...change } as const;
+      await runCases(t, t.gpu, [[0, of]], new GridTotals(), more);
+    });
+  }
+}

@@ -1,0 +1,86 @@
+/** The acceptance grid: any two options of attention meet in some case, others in each run; `--seed` makes the same ones again. */
+import type { Gpu } from '../../src/index.ts';
+import { expect, type HostName, type SpecContext, spec } from '../harness/harness.ts';
+import { type GridCase, gridCases } from './grid.ts';
+import { GridTotals, gridOptions, runCases } from './grid-run.ts';
+
+const parts = 6;
+
+/** Cases on shared devices, and layouts that they share. A fresh pipeline costs ten times as much in a browser on SwiftShader. */
+const sizes: Readonly<Record<HostName, { readonly count: number; readonly layouts?: number }>> = {
+  deno: { count: 24, layouts: 4 },
+  node: { count: 100, layouts: 16 },
+  chromium: { count: 60, layouts: 8 },
+};
+const withoutSubgroups = { count: 30, layouts: 4 };
+
+type NumberedCase = readonly [index: number, of: GridCase];
+
+let known: { readonly name: string; readonly cases: readonly NumberedCase[] } | undefined;
+
+function casesOf({ seed, variant }: SpecContext, size: { readonly count: number; readonly layouts?: number }): readonly NumberedCase[] {
+  const name = JSON.stringify([seed, size]);
+  if (known?.name !== name) known = { name, cases: gridCases({ seed, ...size }).map((of, index) => [index, of] as const) };
+  return known.cases.filter(([, { device }]) => device === variant);
+}
+
+const totals = { granted: new GridTotals(), default: new GridTotals() };
+
+for (let part = 0; part < parts; part++) {
+  spec(`pairwise, part ${part + 1} of ${parts}`, async (t) => {
+    const cases = casesOf(t, sizes[t.host]);
+    const at = (end: number) => Math.floor((cases.length * end) / parts);
+    await runCases(t, t.gpu, cases.slice(at(part), at(part + 1)), totals[t.variant]);
+  });
+}
+
+spec(
+  'pairwise, all parts together: few pipelines, and every option matters',
+  (t) => {
+    const ran = Object.values(totals).filter(({ cases }) => cases > 0);
+    for (const { cases, layouts, pipelines } of ran) {
+      t.log(`${cases} cases, ${layouts} layouts, ${pipelines} pipelines`);
+      // Append, copy, decode, prefill, merge, and one for the block table.
+      expect(pipelines <= 6 * layouts, `${pipelines} pipelines for ${layouts} layouts`);
+    }
+    if (ran.length < 2) return; // --variant or --filter left cases out
+    for (const option of gridOptions) {
+      const times = ran.reduce((sum, { effects }) => sum + (effects.get(option) ?? 0), 0);
+      expect(times > 0, `in no case did ${option} change a result`);
+    }
+    for (const dtype of ['int8', 'fp8_e4m3', 'fp8_e5m2']) {
+      const [values, beyond] = (['values', 'beyond'] as const).map((of) =>
+        ran.reduce((sum, { coarse }) => sum + (coarse.get(dtype)?.[of] ?? 0), 0),
+      );
+      const allowed = dtype === 'fp8_e5m2' ? values / 1000 : 0;
+      t.log(`${dtype}: ${beyond} of ${values} values are beyond the tolerance by its codes alone`);
+      expect(beyond <= allowed, `the codes of ${dtype} put ${beyond} of ${values} values beyond the tolerance, allowed are ${allowed}`);
+    }
+  },
+  { devices: 'default' },
+);
+
+/** An adapter whose devices know nothing of subgroups. */
+function hideSubgroups(api: GPU): GPU {
+  const requestAdapter = async (options?: GPURequestAdapterOptions) => {
+    const adapter = await api.requestAdapter(options);
+    if (!adapter) return null;
+    const features = new Set([...adapter.features].filter((name) => name !== 'subgroups'));
+    const { limits, info } = adapter;
+    return { features, limits, info, requestDevice: (descriptor?: GPUDeviceDescriptor) => adapter.requestDevice(descriptor) };
+  };
+  return { requestAdapter } as unknown as GPU;
+}
+
+spec(
+  'pairwise, without subgroups',
+  async (t) => {
+    const gpu: Gpu = await t.openGpu({ gpu: hideSubgroups(t.api) });
+    expect(!gpu.features.subgroups, 'the device has subgroups');
+    const own = new GridTotals();
+    const cases = casesOf(t, withoutSubgroups);
+    await runCases(t, gpu, cases, own);
+    t.log(`${own.cases} cases, ${own.pipelines} pipelines`);
+  },
+  { requires: ['subgroups'] },
+);

@@ -1,0 +1,303 @@
+/** The acceptance grid of attention: what a case can be asked for, what goes together, and sets of cases. Pure. */
+
+import { chooseDecodeHeadTile, choosePrefillTile } from '../../src/attention/tuning.ts';
+import type { KvDtype, KvScales } from '../../src/index.ts';
+import type { Variant } from '../harness/events.ts';
+import { type Random, random } from '../harness/random.ts';
+import { type Axes, pairwise, type Rule } from './pairwise.ts';
+
+/** (queryLen, seqLen) of one sequence. */
+export type Lengths = readonly [queryLen: number, seqLen: number];
+
+const repeat = (count: number, of: (random: Random) => Lengths): readonly Lengths[] => {
+  const numbers = random(count);
+  return Array.from({ length: count }, () => of(numbers));
+};
+
+const gridLengths = {
+  'decode, draft and prompt': [
+    [1, 1328],
+    [5, 18],
+    [129, 463],
+  ],
+  'three single tokens': [
+    [1, 523],
+    [1, 37],
+    [1, 2011],
+  ],
+  'one key': [[1, 1]],
+  'round a block': [
+    [1, 15],
+    [1, 16],
+    [1, 17],
+  ],
+  'a prompt of 7': [[7, 7]],
+  'a chunk of 16': [[16, 1040]],
+  '533 of one key': repeat(533, () => [1, 1]),
+  '64 mixed': repeat(64, ({ integer }) => {
+    const queryLen = [1, 1, 1 + integer(5), 1 + integer(40)][integer(4)];
+    return [queryLen, queryLen + integer(160)];
+  }),
+  'no query in the middle': [
+    [1, 40],
+    [0, 33],
+    [6, 70],
+  ],
+  'one long among 31 short': [[1, 16_384], ...repeat(31, ({ integer }) => [1, 1 + integer(60)] as const)],
+  'six over one prefix': [
+    [1, 1090],
+    [1, 1010],
+    [3, 1040],
+    [1, 1001],
+    [9, 1160],
+    [1, 1100],
+  ],
+} as const satisfies Readonly<Record<string, readonly Lengths[]>>;
+
+/** Of cases outside the grid. */
+const otherLengths = {
+  'on edges of blocks, tiles and pieces': [
+    [1, 512],
+    [1, 511],
+    [1, 449],
+    [1, 448],
+    [1, 65],
+    [1, 64],
+    [1, 63],
+    [16, 128],
+    [17, 129],
+    [15, 127],
+    [32, 32],
+    [33, 33],
+  ],
+  'three long and a draft': [
+    [1, 400],
+    [1, 257],
+    [5, 300],
+    [1, 1],
+  ],
+} as const satisfies Readonly<Record<string, readonly Lengths[]>>;
+
+export const lengthLists = { ...gridLengths, ...otherLengths };
+
+/** How keys and values are stored. */
+export const storages = {
+  f32: { dtype: 'f32' },
+  f16: { dtype: 'f16' },
+  'int8 by token': { dtype: 'int8', scales: 'token' },
+  'int8 by tensor': { dtype: 'int8', scales: 'tensor' },
+  'e4m3 by token': { dtype: 'fp8_e4m3', scales: 'token' },
+  'e4m3 by tensor': { dtype: 'fp8_e4m3', scales: 'tensor' },
+  'e5m2 by token': { dtype: 'fp8_e5m2', scales: 'token' },
+  'e5m2 by tensor': { dtype: 'fp8_e5m2', scales: 'tensor' },
+} as const satisfies Readonly<Record<string, { readonly dtype: KvDtype; readonly scales?: KvScales }>>;
+
+/** What is compiled into the kernels: cases of one layout share their pipelines. */
+export interface GridLayout {
+  readonly device: Variant;
+  /** Query heads and KV heads. */
+  readonly heads: '4/4' | '8/2' | '5/1' | '16/2' | '32/8' | '14/2' | '64/1';
+  readonly headDim: number;
+  readonly blockSize: number;
+  readonly storage: keyof typeof storages;
+  /** Buffers of the pool. */
+  readonly buffers: 1 | 3;
+  readonly decodeKeyTile: 8 | 64;
+  /** Scores and masks in WGSL of the caller's. */
+  readonly modified: boolean;
+}
+
+export interface GridCase extends GridLayout {
+  readonly lengths: keyof typeof lengthLists;
+  readonly window: number | 'none' | 'longer';
+  readonly keepFirst: number;
+  readonly softcap: number | 'none';
+  readonly alibi: 'none' | 'linear' | 'sqrt';
+  readonly sinks: 'none' | 'normal' | '+-40';
+  /** Pieces of the longest row; `chosen`: as the planner does without being told. */
+  readonly splits: number | 'none' | 'chosen';
+  /** `full`: every token sees all keys; `ranges`: some see one another in both directions; `tree`: with biases among new tokens. */
+  readonly order: 'causal' | 'full' | 'ranges' | 'tree';
+  /** `own`: every sequence has blocks of its own; `shared`: all have the first blocks in common; `told`: the plan is told so. */
+  readonly prefix: 'own' | 'shared' | 'told';
+  /** `prefill`: single tokens go through the prefill kernel, too. */
+  readonly route: 'by length' | 'prefill';
+  readonly deterministic: boolean;
+  readonly logSumExp: boolean;
+  /** Where query, key and value are: in three buffers, or with gaps in one. */
+  readonly operands: 'apart' | 'packed';
+  readonly rotary: 'none' | 'whole' | 'part';
+}
+
+const layoutAxes: Axes<GridLayout> = {
+  device: ['granted', 'default'],
+  heads: ['4/4', '8/2', '5/1', '16/2', '32/8', '14/2', '64/1'],
+  headDim: [24, 32, 64, 80, 96, 120, 128, 192, 256],
+  blockSize: [8, 16, 32, 64],
+  storage: Object.keys(storages) as (keyof typeof storages)[],
+  buffers: [1, 3],
+  decodeKeyTile: [8, 64],
+  modified: [false, true],
+};
+
+export const gridAxes: Axes<GridCase> = {
+  ...layoutAxes,
+  lengths: Object.keys(gridLengths) as (keyof typeof gridLengths)[],
+  window: ['none', 1, 16, 64, 128, 256, 2048, 'longer'],
+  keepFirst: [0, 5, 70],
+  softcap: ['none', 1, 30, 50],
+  alibi: ['none', 'linear', 'sqrt'],
+  sinks: ['none', 'normal', '+-40'],
+  splits: ['none', 1, 2, 7, 16, 'chosen'],
+  order: ['causal', 'full', 'ranges', 'tree'],
+  prefix: ['own', 'shared', 'told'],
+  route: ['by length', 'prefill'],
+  deterministic: [false, true],
+  logSumExp: [false, true],
+  operands: ['apart', 'packed'],
+  rotary: ['none', 'whole', 'part'],
+};
+
+export function headsOf({ heads }: Pick<GridLayout, 'heads'>): { readonly numHeads: number; readonly numKvHeads: number } {
+  const [numHeads, numKvHeads] = heads.split('/').map(Number);
+  return { numHeads, numKvHeads };
+}
+
+export function longestOf({ lengths }: Pick<GridCase, 'lengths'>): number {
+  return lengthLists[lengths].reduce((longest: number, [, seqLen]) => Math.max(longest, seqLen), 0);
+}
+
+/** Slots of all blocks that the sequences take. */
+function slotsOf({ lengths, blockSize }: Pick<GridCase, 'lengths' | 'blockSize'>): number {
+  return lengthLists[lengths].reduce((sum: number, [, seqLen]) => sum + Math.ceil(seqLen / blockSize) * blockSize, 0);
+}
+
+/** Keys that all sequences can have in common: whole blocks, before every new token. 0 where it would not be worth a test. */
+export function prefixOf({ lengths, blockSize }: Pick<GridCase, 'lengths' | 'blockSize'>): number {
+  const list: readonly Lengths[] = lengthLists[lengths];
+  const context = list.reduce((least, [queryLen, seqLen]) => Math.min(least, seqLen - queryLen), Number.POSITIVE_INFINITY);
+  return list.length > 1 ? Math.floor(context / blockSize) * blockSize : 0;
+}
+
+/** Keys of one piece of a row; undefined: the planner's choice. */
+export function segmentKeysOf({ splits, lengths }: Pick<GridCase, 'splits' | 'lengths'>): number | undefined {
+  if (splits === 'chosen') return undefined;
+  return splits === 'none' ? 100_000 : Math.max(16, Math.ceil(longestOf({ lengths }) / splits));
+}
+
+/** Values of all keys, and of all values, of a case's blocks; at most these. */
+const maxPoolValues = 5e6;
+/** Multiplications for all scores of a case: a second or so of a software adapter. */
+const maxProducts = 5e8;
+const maxPartialBytes = 2 ** 26;
+
+/**
+ * Rounds of all loops together that one invocation of the attention kernels may take. Lavapipe ends loops after 65,536, without an error; see
+ * `decodeKeyTile` in src/attention/tuning.ts. An upper bound from the loops of decode.wgsl and prefill.wgsl.
+ */
+function rounds(of: GridCase): number {
+  const { numHeads, numKvHeads } = headsOf(of);
+  const { headDim, device, decodeKeyTile, route, lengths } = of;
+  const groupSize = numHeads / numKvHeads;
+  const memory = device === 'default' ? 16_384 : 32_768;
+  const keys = Math.min(longestOf(of), segmentKeysOf(of) ?? 4096);
+  const { rowTile, keyTile } = choosePrefillTile(headDim, groupSize, memory)!;
+  const columns = headDim / 4;
+  const rows = Math.ceil(rowTile / (64 / keyTile));
+  const columnRows = Math.ceil(rowTile / Math.max(1, Math.floor(64 / columns)));
+  const prefillTile = (keyTile * headDim) / 256 + columns * (rows + 1) + 4 * rows + keyTile * (columnRows + 1) + 2 * columnRows + 8;
+  const prefill =
+    route === 'prefill' || lengths === 'a chunk of 16' || lengths === 'six over one prefix' ? (keys / keyTile + 1) * prefillTile : 0;
+  const headTile = chooseDecodeHeadTile(headDim, groupSize, memory, decodeKeyTile)!;
+  const outputs = (headTile * headDim) / 8;
+  const perInvocation = Math.ceil(outputs / decodeKeyTile);
+  const lanes = Math.max(1, Math.floor(decodeKeyTile / outputs));
+  const decodeTile = (headDim / 8) * (headTile + 1) + 5 * headTile + perInvocation * (3 + decodeKeyTile / lanes);
+  const decode = route === 'prefill' ? 0 : (keys / decodeKeyTile + 1) * decodeTile;
+  return Math.max(prefill, decode);
+}
+
+/** Bytes of the partial states that are made room for; see `maxPartials` in src/attention/plan.ts. */
+function partialBytes(of: GridCase): number {
+  const { length } = lengthLists[of.lengths];
+  const segment = segmentKeysOf(of) ?? (of.deterministic ? 1024 : 256);
+  const segments = Math.ceil((longestOf(of) + of.blockSize) / segment);
+  return (length * segments + length) * headsOf(of).numHeads * (of.headDim + 4) * 4;
+}
+
+const layoutRules: readonly Rule<GridLayout>[] = [
+  // The default limits bind eight storage buffers, of which one is left for the pool.
+  { axes: ['buffers', 'device'], holds: ({ buffers, device }) => buffers === 1 || device === 'granted' },
+];
+
+export const gridRules: readonly Rule<GridCase>[] = [
+  { axes: ['keepFirst', 'window'], holds: ({ keepFirst, window }) => keepFirst === 0 || window !== 'none' },
+  // Ranges and trees are of several new tokens.
+  {
+    axes: ['order', 'lengths'],
+    holds: ({ order, lengths }) =>
+      order === 'causal' || order === 'full' || lengthLists[lengths].some(([queryLen]) => (queryLen as number) > 4),
+  },
+  // Far ahead, a linear bias leaves f32 no digits for the scores.
+  {
+    axes: ['order', 'alibi', 'lengths'],
+    holds: ({ order, alibi, lengths }) => order !== 'full' || alibi !== 'linear' || longestOf({ lengths }) <= 100,
+  },
+  { axes: ['prefix', 'lengths', 'blockSize'], holds: (of) => of.prefix === 'own' || prefixOf(of) > 0 },
+  // What is told to be shared is cut by the batch.
+  { axes: ['prefix', 'deterministic'], holds: ({ prefix, deterministic }) => prefix !== 'told' || !deterministic },
+  {
+    axes: ['lengths', 'blockSize', 'heads', 'headDim'],
+    holds: (of) => slotsOf(of) * headsOf(of).numKvHeads * of.headDim <= maxPoolValues,
+  },
+  {
+    axes: ['lengths', 'heads', 'headDim'],
+    holds: (of) => {
+      const list: readonly Lengths[] = lengthLists[of.lengths];
+      const keys = list.reduce((sum, [queryLen, seqLen]) => sum + queryLen * seqLen, 0);
+      return keys * headsOf(of).numHeads * of.headDim <= maxProducts;
+    },
+  },
+  {
+    axes: ['lengths', 'splits', 'deterministic', 'blockSize', 'heads', 'headDim'],
+    holds: (of) => partialBytes(of) <= maxPartialBytes,
+  },
+  {
+    axes: ['lengths', 'splits', 'route', 'device', 'heads', 'headDim', 'decodeKeyTile'],
+    holds: (of) => rounds(of) <= 60_000,
+  },
+];
+
+export interface GridOptions {
+  readonly seed: number;
+  /** Cases to make. */
+  readonly count: number;
+  /** Layouts, and so pipelines, that they share; default: as many as let all pairs of a layout's values meet. */
+  readonly layouts?: number;
+}
+
+/** Cases in which any two values meet that may, the more often the more cases; those of a layout side by side. */
+export function gridCases({ seed, count, layouts }: GridOptions): readonly GridCase[] {
+  const numbers = random(seed);
+  const all = pairwise({ axes: layoutAxes, rules: layoutRules, random: numbers }).cases;
+  const bases = layouts === undefined ? all : chooseLayouts(all, layouts);
+  const { cases } = pairwise({ axes: gridAxes, rules: gridRules, random: numbers, bases, count });
+  return bases.flatMap((layout) => cases.filter((one) => layoutName(one) === layoutName(layout)));
+}
+
+/** The same number for both devices. The first ones let the most values meet. */
+function chooseLayouts(all: readonly GridLayout[], count: number): GridLayout[] {
+  return layoutAxes.device.flatMap((device) => all.filter((one) => one.device === device).slice(0, Math.ceil(count / 2)));
+}
+
+/** What tells a layout from others. */
+export function layoutName(layout: GridLayout): string {
+  return describe(Object.fromEntries(Object.keys(layoutAxes).map((name) => [name, layout[name as keyof GridLayout]])));
+}
+
+/** A case or a part of one, in words. */
+export function describe(parameters: object): string {
+  return Object.entries(parameters)
+    .map(([name, value]) => `${name} ${value}`)
+    .join(', ');
+}
