@@ -1,10 +1,10 @@
 /** Runs the GPU specs in one host and prints a line for each. See `--help`. */
-import { randomInt } from 'node:crypto';
 import { parseArgs } from 'node:util';
 import { driverSources } from './hosts/drivers.mjs';
 import { compareSkips, readExpectedSkips, writeExpectedSkips } from './hosts/expected-skips.mjs';
 import { exitOnSignals } from './hosts/processes.mjs';
 import { specHosts } from './hosts/spec-hosts.mjs';
+import { isHost, seedFrom, watchSpecs } from './hosts/watch-specs.mjs';
 
 const help = `Usage: npm run test:gpu -- [options]
 
@@ -19,10 +19,6 @@ const help = `Usage: npm run test:gpu -- [options]
   --update-skips             write the counts of skipped specs to test/harness/expected-skips.json`;
 
 exitOnSignals();
-
-/** Grace beyond a spec's own limit, and the limit for everything between specs, in milliseconds. */
-const grace = 30_000;
-const idleLimit = 180_000;
 
 process.exitCode = await main().catch((error) => {
   console.error(`Error: ${error.message}`);
@@ -50,12 +46,11 @@ async function main() {
     throw new Error('--variant is granted or default.');
   }
   const { filter, file: files, variant, full, list } = values;
-  const seed = values.seed === undefined ? randomInt(2 ** 32) : Number(values.seed);
-  if (!Number.isInteger(seed) || seed < 0 || seed >= 2 ** 32) throw new Error('--seed is an integer from 0 to 4294967295.');
+  const seed = seedFrom(values.seed);
   const totals = { passed: 0, failed: 0, skipped: 0 };
   const report = await runSpecs(values.host, { filter, files, variant, full, list, seed }, totals, values.driver);
   if (list) return 0;
-  if (!report.ended) {
+  if (report.problem !== undefined) {
     totals.failed++;
     console.log(`FAIL  ${values.host}: ${report.problem}`);
   } else if (!filter && !files && !variant && !full) {
@@ -80,27 +75,10 @@ async function main() {
  * @param {string} [driver]
  */
 async function runSpecs(hostName, options, totals, driver) {
-  const report = { ended: false, problem: '', adapter: '', version: '', skips: /** @type {Record<string, number>} */ ({}) };
-  let place = '';
-  let current = '';
-  /** @type {NodeJS.Timeout | undefined} */
-  let timer;
-  /** @type {(reason: Error) => void} */
-  let giveUp = () => {};
-  /** @type {Promise<never>} */
-  const silence = new Promise((_, reject) => {
-    giveUp = reject;
-  });
-  const expectEventWithin = (/** @type {number} */ milliseconds) => {
-    clearTimeout(timer);
-    timer = setTimeout(() => {
-      const where = current ? ` since "${current}" began` : '';
-      giveUp(new Error(`nothing heard for ${milliseconds / 1000} s${where}; the host was stopped`));
-    }, milliseconds);
-  };
-  /** @param {import('../test/harness/events.ts').HarnessEvent} event */
-  const onEvent = (event) => {
-    expectEventWithin(event.event === 'start' ? event.timeout + grace : idleLimit);
+  const report = { adapter: '', version: '', skips: /** @type {Record<string, number>} */ ({}) };
+  const onLine = (/** @type {string} */ line) => console.log(`      ${line}`);
+  /** @param {import('../test/harness/events.ts').HarnessEvent} event @param {string} place */
+  const onEvent = (event, place) => {
     switch (event.event) {
       case 'host':
         report.adapter = event.adapter;
@@ -108,11 +86,8 @@ async function runSpecs(hostName, options, totals, driver) {
         console.log(`${event.runtime} on ${event.adapter} (${place}); features: ${event.features.join(', ')}`);
         console.log(`Random cases are those of --seed ${options.seed}.`);
         break;
-      case 'start':
-        current = event.name;
-        break;
       case 'log':
-        console.log(`      ${event.line}`);
+        onLine(event.line);
         break;
       case 'pass':
         totals.passed++;
@@ -131,31 +106,10 @@ async function runSpecs(hostName, options, totals, driver) {
         break;
       case 'list':
         console.log(event.names.join('\n'));
-        break;
-      case 'end':
-        report.ended = true;
     }
   };
-  expectEventWithin(idleLimit);
-  try {
-    const run = await Promise.race([
-      silence,
-      specHosts[hostName](options, { onEvent, onLine: (line) => console.log(`      ${line}`) }, driver),
-    ]);
-    place = run.place;
-    await Promise.race([silence, run.done]).finally(run.stop);
-    report.problem = 'the host ended before the specs did';
-  } catch (error) {
-    report.ended = false;
-    report.problem = error instanceof Error ? error.message : String(error);
-  }
-  clearTimeout(timer);
-  return report;
-}
-
-/** @param {string} name @returns {name is keyof typeof specHosts} */
-function isHost(name) {
-  return Object.hasOwn(specHosts, name);
+  const { problem } = await watchSpecs(hostName, options, { onEvent, onLine }, driver);
+  return { ...report, problem };
 }
 
 /** @param {number} milliseconds */

@@ -6,6 +6,8 @@ export type HarnessEvent =
       readonly runtime: string;
       readonly adapter: string;
       readonly features: readonly string[];
+      /** Runs of specs to come, the skipped ones among them. */
+      readonly runs: number;
     }
   | { readonly event: 'start'; readonly name: string; readonly timeout: number }
   | { readonly event: 'log'; readonly name: string; readonly line: string }

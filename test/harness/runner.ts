@@ -42,6 +42,7 @@ export async function runSpecs(host: Host, files: SpecFiles, options: RunOptions
     runtime: host.runtime,
     adapter: adapterText(first),
     features: [...first.device.features].sort(),
+    runs: runs.length,
   });
   for (const { spec, variant, name } of runs) {
     const gpu = await shared(variant);
