@@ -8,7 +8,7 @@ const parts = 6;
 
 /** Cases on shared devices, and layouts that they share. A fresh pipeline costs ten times as much in a browser on SwiftShader. */
 const sizes: Readonly<Record<HostName, { readonly count: number; readonly layouts?: number }>> = {
-  deno: { count: 24, layouts: 4 },
+  deno: { count: 300, layouts: 28 },
   node: { count: 100, layouts: 16 },
   chromium: { count: 60, layouts: 8 },
 };
@@ -48,13 +48,17 @@ spec(
       const times = ran.reduce((sum, { effects }) => sum + (effects.get(option) ?? 0), 0);
       expect(times > 0, `in no case did ${option} change a result`);
     }
-    for (const dtype of ['int8', 'fp8_e4m3', 'fp8_e5m2']) {
-      const [values, beyond] = (['values', 'beyond'] as const).map((of) =>
-        ran.reduce((sum, { coarse }) => sum + (coarse.get(dtype)?.[of] ?? 0), 0),
+    for (const storage of new Set(ran.flatMap(({ coarse }) => [...coarse.keys()]))) {
+      const sum = (of: 'values' | 'beyond') => ran.reduce((all, { coarse }) => all + (coarse.get(storage)?.[of] ?? 0), 0);
+      const [values, beyond] = [sum('values'), sum('beyond')];
+      // Of millions of rows a few have scores that rounded keys move far; in int8 with a scale for each row there are none.
+      const allowed = storage === 'int8 by token' ? 0 : values / (storage.startsWith('e5m2') ? 1000 : 100_000);
+      t.log(`${storage}: its codes alone put ${beyond} of ${values} values beyond the tolerance`);
+      const where = ran.map(({ coarse }) => coarse.get(storage)?.where ?? '').join(' ');
+      expect(
+        beyond <= allowed,
+        `the codes of ${storage} put ${beyond} of ${values} values beyond the tolerance, allowed are ${allowed}: ${where}`,
       );
-      const allowed = dtype === 'fp8_e5m2' ? values / 1000 : 0;
-      t.log(`${dtype}: ${beyond} of ${values} values are beyond the tolerance by its codes alone`);
-      expect(beyond <= allowed, `the codes of ${dtype} put ${beyond} of ${values} values beyond the tolerance, allowed are ${allowed}`);
     }
   },
   { devices: 'default' },

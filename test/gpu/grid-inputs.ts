@@ -65,10 +65,13 @@ export function modifiedScore({ scalars, data }: CaseInputs, score: number, head
 /** Normal numbers to cut rows from, by what they are rounded to: making new ones for every row would take most of the time. */
 const stocks = new Map<string, Float32Array<ArrayBuffer>>();
 const stockSize = 2 ** 20;
+/** What has one scale for all values has a known range: its codes must be close to each other to stay within the tolerance. */
+const largestClipped = 3;
 
-function stockOf(seed: number, half: boolean): Float32Array<ArrayBuffer> {
-  const name = `${seed} ${half}`;
-  const known = stocks.get(name) ?? (half ? stockOf(seed, false).map(roundToHalf) : random(seed).normals(stockSize));
+function stockOf(seed: number, kind: 'normal' | 'half' | 'clipped'): Float32Array<ArrayBuffer> {
+  const name = `${seed} ${kind}`;
+  const round = kind === 'half' ? roundToHalf : (value: number) => Math.max(-largestClipped, Math.min(largestClipped, value));
+  const known = stocks.get(name) ?? (kind === 'normal' ? random(seed).normals(stockSize) : stockOf(seed, 'normal').map(round));
   stocks.set(name, known);
   return known;
 }
@@ -81,7 +84,8 @@ export function makeInputs(of: GridCase, seed: number, numbers: Random, { adapt 
     const first = numbers.integer(stock.length - length);
     return stock.subarray(first, first + length);
   };
-  const keyStock = stockOf(seed, dtype === 'f16');
+  const byTensor = of.storage.endsWith('by tensor');
+  const keyStock = stockOf(seed, dtype === 'f16' ? 'half' : byTensor ? 'clipped' : 'normal');
   const rows = (count: number) => Array.from({ length: count }, () => take(keyStock, numKvHeads * headDim));
   const prefixLen = of.prefix === 'own' ? 0 : prefixOf(of);
   const [prefixKeys, prefixValues] = [rows(prefixLen), rows(prefixLen)];
@@ -91,7 +95,7 @@ export function makeInputs(of: GridCase, seed: number, numbers: Random, { adapt 
     seqLen,
     keys: [...prefixKeys, ...rows(seqLen - prefixLen)],
     values: [...prefixValues, ...rows(seqLen - prefixLen)],
-    queries: Array.from({ length: queryLen }, () => take(stockOf(seed, false), numHeads * headDim)),
+    queries: Array.from({ length: queryLen }, () => take(stockOf(seed, 'normal'), numHeads * headDim)),
     entry: makeEntry(of, queryLen, seqLen, numbers),
   }));
   for (const { queryLen, seqLen, keys, values, queries } of adapt ? sequences : []) {
@@ -105,16 +109,15 @@ export function makeInputs(of: GridCase, seed: number, numbers: Random, { adapt 
       if (token >= 0) queries[token] = query;
     }
   }
-  // A little more than the largest value, so that little of what rotary turns is cut off.
-  const largest = keyStock.reduce((a, b) => Math.max(a, Math.abs(b)), 0) * 1.1;
-  const tensorScale = of.storage.endsWith('by tensor') ? largest / largestCodes[dtype as keyof typeof largestCodes] : 1;
+  const tensorScale = byTensor ? largestClipped / largestCodes[dtype as keyof typeof largestCodes] : 1;
   const perHead = (value: (head: number) => number) => Array.from({ length: numHeads }, (_, head) => Math.fround(value(head)));
   return {
     sequences,
     prefixLen,
     scale: 1 / Math.sqrt(headDim),
-    keyScale: Math.fround(tensorScale),
-    valueScale: Math.fround(tensorScale * 0.97),
+    // A little more than needed for keys, which rotary turns.
+    keyScale: Math.fround(tensorScale * (byTensor ? 1.15 : 1)),
+    valueScale: Math.fround(tensorScale),
     window: of.window === 'none' ? undefined : of.window === 'longer' ? longestOf(of) + 13 : of.window,
     slopes: perHead((head) => 2 ** ((-8 * (head + 1)) / numHeads)),
     sinks: perHead((head) => (of.sinks === 'normal' ? numbers.normal() : head % 2 === 0 ? 40 : -40)),

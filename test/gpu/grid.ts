@@ -179,10 +179,10 @@ export function prefixOf({ lengths, blockSize }: Pick<GridCase, 'lengths' | 'blo
   return list.length > 1 ? Math.floor(context / blockSize) * blockSize : 0;
 }
 
-/** Keys of one piece of a row; undefined: the planner's choice. */
+/** Keys of one piece of a row, at least a tile of 64; undefined: the planner's choice. */
 export function segmentKeysOf({ splits, lengths }: Pick<GridCase, 'splits' | 'lengths'>): number | undefined {
   if (splits === 'chosen') return undefined;
-  return splits === 'none' ? 100_000 : Math.max(16, Math.ceil(longestOf({ lengths }) / splits));
+  return splits === 'none' ? 100_000 : Math.max(64, Math.ceil(longestOf({ lengths }) / splits));
 }
 
 /** Values of all keys, and of all values, of a case's blocks; at most these. */
@@ -197,23 +197,31 @@ const maxPartialBytes = 2 ** 26;
  */
 function rounds(of: GridCase): number {
   const { numHeads, numKvHeads } = headsOf(of);
-  const { headDim, device, decodeKeyTile, route, lengths } = of;
+  const { headDim, device, decodeKeyTile, route, lengths, deterministic } = of;
   const groupSize = numHeads / numKvHeads;
   const memory = device === 'default' ? 16_384 : 32_768;
-  const keys = Math.min(longestOf(of), segmentKeysOf(of) ?? 4096);
+  const list: readonly Lengths[] = lengthLists[lengths];
+  const segmentKeys = segmentKeysOf(of) ?? 4096;
+  const decodes = ([queryLen]: Lengths) => queryLen === 1 && route === 'by length';
+  const most = (sequences: readonly Lengths[], isSplit: (queryLen: number) => boolean) =>
+    sequences.reduce((keys, [queryLen, seqLen]) => Math.max(keys, isSplit(queryLen) ? Math.min(seqLen, segmentKeys) : seqLen), 0);
+  const decodeKeys = most(list.filter(decodes), () => true);
+  const prefillKeys = most(
+    list.filter((one) => !decodes(one)),
+    (queryLen) => !deterministic && queryLen <= 16,
+  );
   const { rowTile, keyTile } = choosePrefillTile(headDim, groupSize, memory)!;
   const columns = headDim / 4;
   const rows = Math.ceil(rowTile / (64 / keyTile));
   const columnRows = Math.ceil(rowTile / Math.max(1, Math.floor(64 / columns)));
   const prefillTile = (keyTile * headDim) / 256 + columns * (rows + 1) + 4 * rows + keyTile * (columnRows + 1) + 2 * columnRows + 8;
-  const prefill =
-    route === 'prefill' || lengths === 'a chunk of 16' || lengths === 'six over one prefix' ? (keys / keyTile + 1) * prefillTile : 0;
+  const prefill = (prefillKeys / keyTile + 1) * prefillTile;
   const headTile = chooseDecodeHeadTile(headDim, groupSize, memory, decodeKeyTile)!;
   const outputs = (headTile * headDim) / 8;
   const perInvocation = Math.ceil(outputs / decodeKeyTile);
   const lanes = Math.max(1, Math.floor(decodeKeyTile / outputs));
   const decodeTile = (headDim / 8) * (headTile + 1) + 5 * headTile + perInvocation * (3 + decodeKeyTile / lanes);
-  const decode = route === 'prefill' ? 0 : (keys / decodeKeyTile + 1) * decodeTile;
+  const decode = (decodeKeys / decodeKeyTile + 1) * decodeTile;
   return Math.max(prefill, decode);
 }
 
@@ -263,7 +271,7 @@ export const gridRules: readonly Rule<GridCase>[] = [
     holds: (of) => partialBytes(of) <= maxPartialBytes,
   },
   {
-    axes: ['lengths', 'splits', 'route', 'device', 'heads', 'headDim', 'decodeKeyTile'],
+    axes: ['lengths', 'splits', 'route', 'deterministic', 'device', 'heads', 'headDim', 'decodeKeyTile'],
     holds: (of) => rounds(of) <= 60_000,
   },
 ];
@@ -285,9 +293,19 @@ export function gridCases({ seed, count, layouts }: GridOptions): readonly GridC
   return bases.flatMap((layout) => cases.filter((one) => layoutName(one) === layoutName(layout)));
 }
 
-/** The same number for both devices. The first ones let the most values meet. */
+/** The same number for both devices, each value of a layout about as often as the others. */
 function chooseLayouts(all: readonly GridLayout[], count: number): GridLayout[] {
-  return layoutAxes.device.flatMap((device) => all.filter((one) => one.device === device).slice(0, Math.ceil(count / 2)));
+  const chosen: GridLayout[] = [];
+  const times = (name: keyof GridLayout, of: GridLayout) => chosen.filter((one) => one[name] === of[name]).length;
+  const names = Object.keys(layoutAxes) as (keyof GridLayout)[];
+  const worth = (of: GridLayout) => names.reduce((sum, name) => sum + 1 / (1 + times(name, of)) ** 2, 0);
+  while (chosen.length < count) {
+    const device = layoutAxes.device[chosen.length % layoutAxes.device.length];
+    const left = all.filter((one) => one.device === device && !chosen.includes(one)).map((one) => ({ one, worth: worth(one) }));
+    if (left.length === 0) break;
+    chosen.push(left.reduce((best, other) => (other.worth > best.worth ? other : best)).one);
+  }
+  return chosen;
 }
 
 /** What tells a layout from others. */

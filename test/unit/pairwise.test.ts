@@ -124,7 +124,7 @@ describe('the acceptance grid', () => {
     }
   });
 
-  it.each([1, 2, 3])('with 28 layouts, has every value of every option, with seed %s', (seed) => {
+  it.each([1, 2, 3394590034])('with 28 layouts, has every value of every option, with seed %s', (seed) => {
     const cases = gridCases({ seed, count: 300, layouts: 28 });
     for (const name of names) expect(new Set(cases.map((one) => one[name])), name).toEqual(new Set<unknown>(gridAxes[name]));
   });
