@@ -2,6 +2,7 @@
 import { nullBlock } from '../../src/attention/blocks.ts';
 import { blocksPerBuffer } from '../../src/attention/layout.ts';
 import {
+  CapacityExceededError,
   KvCache,
   type LaunchCache,
   type LayerAttention,
@@ -9,7 +10,7 @@ import {
   type PagedAttentionOptions,
   type Sequence,
 } from '../../src/index.ts';
-import { emptyBuffer, expect, type Random, type SpecContext, uploadBuffer } from '../harness/harness.ts';
+import { emptyBuffer, expect, expectThrows, type Random, type SpecContext, uploadBuffer } from '../harness/harness.ts';
 import { type GridCase, headsOf, longestOf, segmentKeysOf, storages } from './grid.ts';
 import { type CaseChange, type CaseInputs, modifications } from './grid-inputs.ts';
 import { GridOperands, type TokenPlace } from './grid-operands.ts';
@@ -132,6 +133,7 @@ export class GridSession {
     device.queue.submit([poisoned.finish()]);
     device.queue.writeBuffer(this.#output, 0, new Float32Array(this.#output.size / 4).fill(poison));
     this.#appendContext();
+    await expectThrows(CapacityExceededError, () => this.kv.open(), /sequences/); // as many are open as there is room for
 
     const others = emptyBuffer(this.#t, 4, undefined, gpu);
     const all = this.#inputs.sequences.map((_, i) => i);
