@@ -76,9 +76,15 @@ async function main() {
  */
 async function runSpecs(hostName, options, totals, driver) {
   const report = { adapter: '', version: '', skips: /** @type {Record<string, number>} */ ({}) };
+  /** @type {Map<string, number>} milliseconds */
+  const byFile = new Map();
   const onLine = (/** @type {string} */ line) => console.log(`      ${line}`);
   /** @param {import('../test/harness/events.ts').HarnessEvent} event @param {string} place */
   const onEvent = (event, place) => {
+    if (event.event === 'pass' || event.event === 'fail') {
+      const file = event.name.split(' / ')[0];
+      byFile.set(file, (byFile.get(file) ?? 0) + event.milliseconds);
+    }
     switch (event.event) {
       case 'host':
         report.adapter = event.adapter;
@@ -106,6 +112,10 @@ async function runSpecs(hostName, options, totals, driver) {
         break;
       case 'list':
         console.log(event.names.join('\n'));
+        break;
+      case 'end':
+        if (byFile.size > 1)
+          console.log(`Seconds by file: ${[...byFile].map(([file, ms]) => `${file} ${(ms / 1000).toFixed(0)}`).join(', ')}`);
     }
   };
   const { problem } = await watchSpecs(hostName, options, { onEvent, onLine }, driver);
