@@ -4,7 +4,7 @@ import { chooseDecodeHeadTile, choosePrefillTile } from '../../src/attention/tun
 import type { KvDtype, KvScales } from '../../src/index.ts';
 import type { Variant } from '../harness/events.ts';
 import { type Random, random } from '../harness/random.ts';
-import { type Axes, pairwise, type Rule } from './pairwise.ts';
+import { type Axes, pairsOf, pairwise, type Rule } from './pairwise.ts';
 
 /** (queryLen, seqLen) of one sequence. */
 export type Lengths = readonly [queryLen: number, seqLen: number];
@@ -280,17 +280,35 @@ export interface GridOptions {
   readonly seed: number;
   /** Cases to make. */
   readonly count: number;
-  /** Layouts, and so pipelines, that they share; default: as many as let all pairs of a layout's values meet. */
+  /** Layouts, and so pipelines, that they share; default: as many as let any two values of a layout meet. */
   readonly layouts?: number;
+  /** Takes more layouts than that, a handful, where some options do not go with those at hand. */
+  readonly complete?: boolean;
 }
 
-/** Cases in which any two values meet that may, the more often the more cases; those of a layout side by side. */
-export function gridCases({ seed, count, layouts }: GridOptions): readonly GridCase[] {
+/** Cases in which any two values meet that may, of which at most one belongs to the layout; those of a layout side by side. */
+export function gridCases({ seed, count, layouts, complete }: GridOptions): readonly GridCase[] {
   const numbers = random(seed);
   const all = pairwise({ axes: layoutAxes, rules: layoutRules, random: numbers }).cases;
-  const bases = layouts === undefined ? all : chooseLayouts(all, layouts);
-  const { cases } = pairwise({ axes: gridAxes, rules: gridRules, random: numbers, bases, count });
+  const bases = layouts === undefined ? [...all] : chooseLayouts(all, layouts);
+  const make = (of: readonly GridLayout[], cases?: number) =>
+    pairwise({ axes: gridAxes, rules: gridRules, random: numbers, bases: of, count: cases }).cases;
+  if (complete) {
+    const met = new Set(make(bases).flatMap(pairsOf));
+    for (const one of make(all)) {
+      const isMissing = pairsOf(one).some((pair) => !met.has(pair) && !isOfLayout(pair));
+      if (!isMissing) continue;
+      if (!bases.some((base) => layoutName(base) === layoutName(one))) bases.push(layoutOf(one));
+      for (const pair of pairsOf(one)) met.add(pair);
+    }
+  }
+  const cases = make(bases, count);
   return bases.flatMap((layout) => cases.filter((one) => layoutName(one) === layoutName(layout)));
+}
+
+/** Whether both values of a pair belong to the layout. */
+function isOfLayout(pair: string): boolean {
+  return pair.split(', ').every((value) => Object.keys(layoutAxes).includes(value.split(' ')[0]));
 }
 
 /** The same number for both devices, each value of a layout about as often as the others. */
@@ -308,9 +326,13 @@ function chooseLayouts(all: readonly GridLayout[], count: number): GridLayout[] 
   return chosen;
 }
 
+function layoutOf(of: GridLayout): GridLayout {
+  return Object.fromEntries(Object.keys(layoutAxes).map((name) => [name, of[name as keyof GridLayout]])) as unknown as GridLayout;
+}
+
 /** What tells a layout from others. */
-export function layoutName(layout: GridLayout): string {
-  return describe(Object.fromEntries(Object.keys(layoutAxes).map((name) => [name, layout[name as keyof GridLayout]])));
+export function layoutName(of: GridLayout): string {
+  return describe(layoutOf(of));
 }
 
 /** A case or a part of one, in words. */

@@ -26,6 +26,12 @@ export interface PairwiseCases<C> {
   readonly impossible: readonly string[];
 }
 
+/** The pairs of values that a case has, each as "axis value, axis value". */
+export function pairsOf<C extends object>(of: C): string[] {
+  const values = Object.entries(of).map(([name, value]) => `${name} ${value}`);
+  return values.flatMap((a, i) => values.slice(i + 1).map((b) => `${a}, ${b}`));
+}
+
 /** Rows tried for each case; the one with the most new pairs is taken. */
 const tries = 6;
 
