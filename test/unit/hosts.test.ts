@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { findDriver } from '../../scripts/hosts/drivers.mjs';
 import { compareSkips } from '../../scripts/hosts/expected-skips.mjs';
 import { driverExists, isLibrary } from '../../scripts/hosts/vulkan.mjs';
+import { seedFrom } from '../../scripts/hosts/watch-specs.mjs';
 
 describe('the search for a driver', () => {
   let folder: string;
@@ -82,4 +83,10 @@ describe('the count of skipped specs', () => {
   test('is not checked on a real GPU', () => {
     expect(compareSkips(expected, 'deno', 'NVIDIA H200', { subgroups: 9 })).toBeUndefined();
   });
+});
+
+test('a seed is the one asked for, or another one each time', () => {
+  expect([seedFrom('0'), seedFrom('4294967295')]).toEqual([0, 4294967295]);
+  for (const text of ['-1', '1.5', '4294967296', 'x']) expect(() => seedFrom(text)).toThrow(/--seed is an integer/);
+  expect(seedFrom()).not.toBe(seedFrom());
 });
