@@ -4,6 +4,7 @@
  * Every argument belongs to exactly one class (see `ArgumentDeclaration`), and the class says when it is looked at.
  */
 import { LaunchArgumentError } from '../errors.ts';
+import { unrollLoops } from './unroll.ts';
 
 /** A buffer, or a range of one (bytes), to bind. */
 export type BufferArgument = GPUBuffer | { readonly buffer: GPUBuffer; readonly offset: number; readonly size: number };
@@ -97,6 +98,8 @@ export interface Kernel<A extends ArgumentDeclarations = ArgumentDeclarations> {
    * it is prepared; not every host's compiler notices.
    */
   readonly workgroupMemory?: (selectors: SelectorsOf<A>) => number;
+  /** Writes out the loops that ask for it by a comment, see `unrollLoops`. Constants are those of the text, not overrides. */
+  readonly unroll?: true;
   /** Set where the WGSL brings its own names and bindings; made by `pagewise/reflect`. */
   readonly wgsl?: OwnInterface;
   /** Says that no argument selects a pipeline, on purpose. Needed where no argument is a key, a bucket or frozen. */
@@ -187,5 +190,6 @@ export function joinSource(kernel: Kernel, selectors: Readonly<Record<string, Se
     if (path === 'arena') parts.splice(1, 0, `@group(0) @binding(${argumentBinding}) var<uniform> args: Arguments;`);
     else parts.unshift('requires immediate_address_space;\nvar<immediate> args: Arguments;');
   }
-  return parts.filter((part) => part !== '').join('\n');
+  const text = parts.filter((part) => part !== '').join('\n');
+  return kernel.unroll ? unrollLoops(text) : text;
 }
