@@ -51,6 +51,8 @@ export interface BenchOptions {
   readonly rounds?: number;
   /** As little as shows that it runs. */
   readonly quick?: boolean;
+  /** Only the parts of a bench whose name contains this, where it has parts. */
+  readonly filter?: string;
 }
 
 /** A row from samples, of which there is at least one. */

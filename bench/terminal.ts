@@ -1,4 +1,4 @@
-/** The command line of the benches in Deno and Node: `launch [--rounds N] [--quick] [--json FILE] [--commit TEXT]`. */
+/** The command line of the benches in Deno and Node: `launch [--rounds N] [--quick] [--filter TEXT] [--json FILE] [--commit TEXT]`. */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { argv } from 'node:process';
@@ -17,6 +17,7 @@ export async function runTerminal(host: Omit<BenchHost, 'commit' | 'print'>): Pr
       options: {
         rounds: { type: 'string' },
         quick: { type: 'boolean' },
+        filter: { type: 'string' },
         json: { type: 'string' },
         commit: { type: 'string' },
       },
@@ -26,7 +27,7 @@ export async function runTerminal(host: Omit<BenchHost, 'commit' | 'print'>): Pr
     if (rounds !== undefined && !(Number.isInteger(rounds) && rounds > 0)) throw new Error('--rounds is a positive integer.');
     const commit = values.commit ?? currentCommit();
     const print = (line: string) => console.log(line);
-    const report = await runBench({ ...host, commit, print }, positionals[0], { rounds, quick: values.quick });
+    const report = await runBench({ ...host, commit, print }, positionals[0], { rounds, quick: values.quick, filter: values.filter });
     if (values.json !== undefined) {
       const file = resolve(values.json);
       await mkdir(dirname(file), { recursive: true });

@@ -21,6 +21,7 @@ const help = `Usage: npm run bench -- launch|attention|cold|generate [options]
   --host deno|chromium|node  where to run (default deno; node is Dawn from npm)
   --rounds N                 how often everything is measured; medians of fewer than 5 are not to be quoted
   --quick                    as little as shows that it runs
+  --filter TEXT              only the parts whose name contains TEXT (attention)
   --json FILE                write the rows
   --driver SOURCE            ${driverSources.join(', ')} (for deno and node, on Linux)`;
 
@@ -99,6 +100,7 @@ async function main() {
       host: { type: 'string', default: 'deno' },
       rounds: { type: 'string' },
       quick: { type: 'boolean' },
+      filter: { type: 'string' },
       json: { type: 'string' },
       driver: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
@@ -113,7 +115,7 @@ async function main() {
   const rounds = values.rounds === undefined ? undefined : Number(values.rounds);
   return hosts[values.host]({
     bench: positionals[0],
-    options: { rounds, quick: values.quick },
+    options: { rounds, quick: values.quick, filter: values.filter },
     commit: currentCommit(),
     json: values.json === undefined ? undefined : resolve(values.json),
     driver: values.driver,
@@ -121,8 +123,8 @@ async function main() {
 }
 
 /** As the programs of Deno and Node take it. @param {Request} request */
-function argumentsOf({ bench, options: { rounds, quick }, commit, json }) {
-  const options = { rounds, json, commit };
+function argumentsOf({ bench, options: { rounds, quick, filter }, commit, json }) {
+  const options = { rounds, filter, json, commit };
   const given = Object.entries(options).flatMap(([name, value]) => (value === undefined ? [] : [`--${name}`, String(value)]));
   return [bench, ...given, ...(quick ? ['--quick'] : [])];
 }

@@ -1,6 +1,6 @@
 import type { Gpu, KvDtype } from 'pagewise';
 import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
-import { passTimer, timerNote } from '../timestamps.ts';
+import { passTimer, sampleWarm, timerNote } from '../timestamps.ts';
 import { type AttentionCase, OpenCase, type Shape } from './case.ts';
 import { type Ceilings, measureCeilings } from './ceilings.ts';
 
@@ -23,7 +23,8 @@ export async function benchAttention(gpu: Gpu, host: BenchHost, options: BenchOp
     rowOf('read ceiling', {}, 'GB/s', [ceilings.read / 1e9]),
     rowOf('f32 FMA ceiling', {}, 'GFLOP/s', [ceilings.fma / 1e9]),
   ];
-  for (const { title, bound, cases } of sectionsOf(software, options)) {
+  const sections = sectionsOf(software, options).filter(({ title }) => title.includes(options.filter ?? ''));
+  for (const { title, bound, cases } of sections) {
     for (const one of cases) rows.push(...(await measure(gpu, shape, one, title, ceilings[bound], bound, rounds, options.quick === true)));
     host.print(`${title}: done`);
   }
@@ -52,11 +53,7 @@ async function measure(
     const first = await open.time(timer, 2);
     // Some milliseconds a sample, so that neither the clock's steps nor its two ends count.
     const count = quick ? 1 : Math.max(2, Math.min(400, Math.ceil(12 / first)));
-    const times: number[] = [];
-    for (let i = -1; i < rounds; i++) {
-      const time = await open.time(timer, count);
-      if (i >= 0) times.push(time);
-    }
+    const times = await sampleWarm(rounds, gpu.adapter.software || quick, () => open.time(timer, count));
     const params = { case: one.name, kv: one.dtype };
     const work = bound === 'read' ? open.keyValueBytes : open.operations;
     return [

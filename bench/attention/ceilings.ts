@@ -1,7 +1,7 @@
 /** What the GPU can do at best: the shares of the attention bench are of these. */
 import { defineKernel, type Gpu, LaunchCache, perCall, readBuffer, writeBuffer } from 'pagewise';
 import { median } from '../report.ts';
-import { passTimer } from '../timestamps.ts';
+import { passTimer, sampleWarm } from '../timestamps.ts';
 import { fillNormals } from './hash.ts';
 
 export interface Ceilings {
@@ -68,12 +68,7 @@ export async function measureCeilings(gpu: Gpu, rounds: number): Promise<Ceiling
     const fma = await cache.prepare(fmaKernel, fmaArgs);
     const submit = (commands: GPUCommandBuffer) => cache.submit([commands]);
     const best = async (record: (pass: GPUComputePassEncoder) => void) => {
-      const times: number[] = [];
-      for (let i = -1; i < rounds; i++) {
-        const time = await timer.time(record, submit);
-        if (i >= 0) times.push(time);
-      }
-      return median(times) / 1000;
+      return median(await sampleWarm(rounds, adapter.software, () => timer.time(record, submit))) / 1000;
     };
     const repeats = adapter.software ? 1 : 8;
     const readTime = await best((pass) => {
