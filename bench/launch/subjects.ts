@@ -2,7 +2,7 @@ import { type ArgumentsOf, defineKernel, type Gpu, type Kernel, perCall, readBuf
 import { decodeKernel } from '../../src/attention/kernels.ts';
 import { kvFormats } from '../../src/attention/layout.ts';
 import { PlanWriter, packBatch } from '../../src/attention/plan.ts';
-import { decodeKeyTile } from '../../src/attention/tuning.ts';
+import { chooseDecodeTile, type DecodeTile, workgroupInvocations } from '../../src/attention/tuning.ts';
 import type { ArgumentDeclarations } from '../../src/launch/kernel.ts';
 
 /** A kernel to launch, with all that a program of some layers would have around it. */
@@ -63,6 +63,8 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKe
   const plan = buffer(1024);
   device.queue.writeBuffer(plan, 0, words, 0, words.length);
   const [blockTable, rotary, partials] = [buffer(256), buffer(256), buffer(256)];
+  const layout = { blockSize: 8, numKvHeads: 1, headDim: 8, dtype: 'f32' } as const;
+  const tile = chooseDecodeTile(layout, 1, 16384, workgroupInvocations(adapter)) as DecodeTile;
   const layers = Array.from({ length: numLayers }, () => ({
     ...{
       blockSize: 8,
@@ -74,8 +76,7 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKe
       blocksPerBuffer: 2,
       numHeads: 1,
       groupSize: 1,
-      headTile: 1,
-      keyTile: decodeKeyTile(adapter),
+      ...tile,
     },
     ...{ query: buffer(4096), pool0: buffer(1024), constants: buffer(256), blockTable, plan, rotary, output: buffer(256), partials },
     ...{ scale: 1, softcap: 0, window: 0, keepFirst: 0, numItems: 1 },

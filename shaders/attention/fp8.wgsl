@@ -7,13 +7,21 @@ fn unpackE5m2(word: u32) -> vec4f {
   return vec4f(even.x, odd.x, even.y, odd.y);
 }
 
-fn unpackE4m3Pair(codes: u32) -> vec2f {
-  return 256.0 * unpack2x16float(((codes & 0x00800080u) << 8u) | ((codes & 0x007f007fu) << 7u));
+// Of e4m3, 1 / 256 of the values.
+fn unpackE4m3Codes(word: u32) -> vec4f {
+  let even = unpack2x16float(((word & 0x00800080u) << 8u) | ((word & 0x007f007fu) << 7u));
+  let odd = unpack2x16float((word & 0x80008000u) | ((word & 0x7f007f00u) >> 1u));
+  return vec4f(even.x, odd.x, even.y, odd.y);
 }
 
 fn unpackE4m3(word: u32) -> vec4f {
-  let even = unpackE4m3Pair(word);
-  let odd = unpackE4m3Pair(word >> 8u);
+  return 256.0 * unpackE4m3Codes(word);
+}
+
+// Signed bytes, each 1152 too large: as f16, 0x6400 + b is 1024 + b, and the sign bit's flip adds 128. Cheaper than converting integers.
+fn unpackBiased(word: u32) -> vec4f {
+  let even = unpack2x16float((word & 0x00ff00ffu) ^ 0x64806480u);
+  let odd = unpack2x16float(((word >> 8u) & 0x00ff00ffu) ^ 0x64806480u);
   return vec4f(even.x, odd.x, even.y, odd.y);
 }
 

@@ -1,23 +1,20 @@
-// Reads rows of the pool, through the prelude's `poolLoad(buffer, at) -> PoolLoad`, a vector of `loadWords` u32.
+// Reads rows of the pool by loads, through the prelude's `poolLoad(buffer, at) -> PoolLoad`, a vector of `loadWords` u32. The prelude also has
+// `unit`, the values of a load, and `unpackVector(load, v) -> vec4f`, four of them as codes: codeFactor * (code + codeOffset) is the value
+// without its scale.
 
-// Values [8 * i, 8 * i + 8) of the row at an address, without their scale.
-fn loadRow8(address: u32, i: u32) -> Eight {
-  let buffer = address >> bufferShift;
-  let at = address & addressMask;
-  if (kvDtype == kvF32) {
-    return Eight(bitcast<vec4f>(fourWords(buffer, at, 8u * i)), bitcast<vec4f>(fourWords(buffer, at, 8u * i + 4u)));
+// Unit i of the row at an address, as it is stored.
+fn loadUnit(address: u32, i: u32) -> PoolLoad {
+  return poolLoad(address >> bufferShift, (address & addressMask) + i);
+}
+
+const noRow = 0xffffffffu;
+
+// A unit of a visible row, and zeros of one that is not: a slot that may hold garbage is not read.
+fn loadVisible(row: u32, offset: u32, i: u32) -> PoolLoad {
+  if (row == noRow) {
+    return PoolLoad();
   }
-  if (kvDtype == kvF16) {
-    return unpackHalf8(fourWords(buffer, at, 4u * i));
-  }
-  let words = twoWords(buffer, at, 2u * i);
-  if (kvDtype == kvInt8) {
-    return Eight(vec4f(unpack4xI8(words.x)), vec4f(unpack4xI8(words.y)));
-  }
-  if (kvDtype == kvE4m3) {
-    return Eight(unpackE4m3(words.x), unpackE4m3(words.y));
-  }
-  return Eight(unpackE5m2(words.x), unpackE5m2(words.y));
+  return loadUnit(row + offset, i);
 }
 
 fn rowScale(slot: u32, head: u32, isValue: u32) -> f32 {

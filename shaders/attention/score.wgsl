@@ -43,6 +43,9 @@ fn nextTile(tile: u32, keysPerTile: u32, firstInWindow: u32) -> u32 {
   return tile + (firstInWindow - tile) / keysPerTile * keysPerTile;
 }
 
+// constants.alibi, read once.
+var<private> alibi: u32;
+
 fn finalScore(score: f32, span: Span, token: u32, head: u32, key: u32) -> f32 {
   var s = score;
   if (args.softcap > 0.0) {
@@ -58,9 +61,9 @@ fn finalScore(score: f32, span: Span, token: u32, head: u32, key: u32) -> f32 {
       return noScore;
     }
   }
-  if (constants.alibi != 0u) {
+  if (alibi != 0u) {
     let ahead = f32(key) - f32(span.index);
-    s += constants.values[head] * select(ahead, -sqrt(max(-ahead, 0.0)), constants.alibi == 2u);
+    s += constants.values[head] * select(ahead, -sqrt(max(-ahead, 0.0)), alibi == 2u);
   }
   if (span.bias != 0u && key >= span.biasBegin) {
     let bias = bitcast<f32>(plan[span.bias + key - span.biasBegin]);

@@ -27,7 +27,7 @@ import {
   PlanWriter,
   packBatch,
 } from './plan.ts';
-import { chooseDecodeHeadTile, choosePrefillTile, decodeKeyTile, type PrefillTile } from './tuning.ts';
+import { chooseDecodeTile, choosePrefillTile, type DecodeTile, type PrefillTile, workgroupInvocations } from './tuning.ts';
 
 /** More blocks than any buffer holds: pools of one buffer share their pipelines whatever their size. */
 const allBlocks = 0x7fffffff;
@@ -53,8 +53,7 @@ export class PagedAttention {
   readonly #kv: KvCache;
   readonly #options: PagedAttentionOptions;
   readonly #prefillTile: PrefillTile;
-  readonly #decodeKeyTile: number;
-  readonly #decodeHeadTile: number;
+  readonly #decodeTile: DecodeTile;
   readonly #targetWorkgroups: number;
   readonly #minSegmentKeys: number;
   readonly #maxPartials: number;
@@ -78,12 +77,13 @@ export class PagedAttention {
     checkPositive('maxTokensPerStep', options.maxTokensPerStep);
     checkPositive('minSegmentKeys', options.minSegmentKeys ?? 1);
     checkPositive('targetWorkgroups', options.targetWorkgroups ?? 1);
-    const keyTile = options.decodeKeyTile ?? decodeKeyTile(cache.gpu.adapter);
-    if (![4, 8, 16, 32, 64].includes(keyTile)) throw new InvalidArgumentError('decodeKeyTile', keyTile, 'a power of two from 4 to 64');
+    const invocations = options.maxInvocations ?? workgroupInvocations(cache.gpu.adapter);
+    if (!Number.isInteger(invocations) || invocations < 1 || invocations > 256)
+      throw new InvalidArgumentError('maxInvocations', invocations, 'an integer from 1 to 256');
     const memory = cache.gpu.limits.maxComputeWorkgroupStorageSize;
-    const prefillTile = choosePrefillTile(headDim, groupSize, memory);
-    const decodeHeadTile = chooseDecodeHeadTile(headDim, groupSize, memory, keyTile);
-    if (!prefillTile || !decodeHeadTile) {
+    const prefillTile = choosePrefillTile(headDim, groupSize, memory, invocations);
+    const decodeTile = chooseDecodeTile(kv.options, groupSize, memory, invocations);
+    if (!prefillTile || !decodeTile) {
       throw new LimitExceededError(
         `Attention with headDim ${headDim}`,
         'maxComputeWorkgroupStorageSize',
@@ -96,8 +96,7 @@ export class PagedAttention {
     this.#kv = kv;
     this.#options = options;
     this.#prefillTile = prefillTile;
-    this.#decodeKeyTile = keyTile;
-    this.#decodeHeadTile = decodeHeadTile;
+    this.#decodeTile = decodeTile;
     // In deterministic mode keys are cut at the same places whatever the batch, so that there may be more states than the GPU needs.
     this.#targetWorkgroups = options.deterministic ? Number.POSITIVE_INFINITY : (options.targetWorkgroups ?? 512);
     this.#minSegmentKeys = options.minSegmentKeys ?? (options.deterministic ? 1024 : 256);
@@ -214,11 +213,10 @@ export class PagedAttention {
     };
     const decodeArgs: ArgumentsOf<PoolKernels['decode']['arguments']> = {
       ...attendArgs,
-      headTile: this.#decodeHeadTile,
-      keyTile: this.#decodeKeyTile,
+      ...this.#decodeTile,
     };
-    const { rowTile, keyTile, headTile } = this.#prefillTile;
-    const prefillArgs: ArgumentsOf<PoolKernels['prefill']['arguments']> = { ...attendArgs, headTile, rowTile, keyTile };
+    const { tokens: _, ...prefillTile } = this.#prefillTile;
+    const prefillArgs: ArgumentsOf<PoolKernels['prefill']['arguments']> = { ...attendArgs, ...prefillTile };
     const mergeArgs: ArgumentsOf<typeof mergeKernel.arguments> = {
       headDim,
       numHeads,
@@ -327,7 +325,7 @@ export class PagedAttention {
     }));
     const { numKvHeads, blockSize } = this.#kv.options;
     if (cascades) checkCascades(cascades, planned, blockSize);
-    const workgroupsPerItem = numKvHeads * Math.ceil(this.#options.numHeads / numKvHeads / this.#decodeHeadTile);
+    const workgroupsPerItem = numKvHeads * Math.ceil(this.#options.numHeads / numKvHeads / this.#decodeTile.headTile);
     this.writer.begin();
     this.#counts = packBatch(this.writer, planned, {
       blockSize,

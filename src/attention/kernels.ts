@@ -25,6 +25,7 @@ import {
   type ScalarType,
   writeBuffer,
 } from '../launch/kernel.ts';
+import { kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
 import { decodeMemory, prefillMemory } from './tuning.ts';
@@ -132,6 +133,7 @@ export const mergeKernel = defineKernel({
     ...mergeArguments,
     numRows: gridCount,
   },
+  unroll: true,
   workgroups: { x: ({ numRows }) => numRows, y: ({ numHeads }) => Number(numHeads) },
 });
 
@@ -209,14 +211,14 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
     outputSource,
   ];
   const attendPrelude = (selectors: LayoutSelectors & { readonly numHeads: number | string; readonly groupSize: number | string }) => {
-    const { headDim, numHeads, groupSize, loadWords } = selectors;
+    const { headDim, numHeads, groupSize, loadWords, kvDtype } = selectors;
     return [
       planPrelude,
       argumentStruct({ ...queryArguments, ...scalars }),
       layoutConstants(selectors),
       constants({ numHeads, groupSize, PARTIAL_WORDS: partialWords(Number(headDim)) }),
       poolPrelude(attendBindings, 'read', `vec${loadWords}<u32>`),
-      loadFunctions(Number(loadWords)),
+      unitFunctions(Number(kvDtype), Number(loadWords)),
       modifications.wgsl,
     ].join('\n');
   };
@@ -224,9 +226,31 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
   const decode = defineKernel({
     name: 'decode',
     source: [...attendSource, decodeSource],
-    prelude: (selectors) => `${attendPrelude(selectors)}\n${constants({ headTile: selectors.headTile, keyTile: selectors.keyTile })}`,
-    arguments: { ...layout, ...heads, keyTile: frozen('text'), ...buffers, ...queryArguments, ...scalars, numItems: gridCount },
-    workgroupMemory: ({ headDim, headTile, keyTile }) => decodeMemory(Number(headDim), Number(headTile), Number(keyTile)),
+    prelude: (selectors) => {
+      const { headTile, keyThreads, keysPerThread, invocations } = selectors;
+      return `${attendPrelude(selectors)}\n${constants({ headTile, keyThreads, keysPerThread, invocations })}`;
+    },
+    arguments: {
+      ...layout,
+      ...heads,
+      ...{ invocations: frozen('text'), keyThreads: frozen('text'), keysPerThread: frozen('text') },
+      ...buffers,
+      ...queryArguments,
+      ...scalars,
+      numItems: gridCount,
+    },
+    unroll: true,
+    workgroupMemory: ({ headDim, headTile, keyThreads, keysPerThread, invocations, tokenScales }) =>
+      decodeMemory(
+        {
+          headTile: Number(headTile),
+          keyThreads: Number(keyThreads),
+          keysPerThread: Number(keysPerThread),
+          invocations: Number(invocations),
+        },
+        Number(headDim),
+        tokenScales === 'true',
+      ),
     workgroups: {
       x: ({ numItems }) => numItems,
       y: ({ numKvHeads }) => numKvHeads,
@@ -238,20 +262,22 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
     name: 'prefill',
     source: [...attendSource, prefillSource],
     prelude: (selectors) => {
-      const { headTile, rowTile, keyTile } = selectors;
-      return `${attendPrelude(selectors)}\n${constants({ headTile, rowTile, keyTile })}`;
+      const { headTile, rowTile, keyTile, rowsPerThread, keysPerThread } = selectors;
+      const types = `alias Weights = vec${keysPerThread}f;`;
+      return [attendPrelude(selectors), constants({ headTile, rowTile, keyTile, rowsPerThread, keysPerThread }), types].join('\n');
     },
     arguments: {
       ...layout,
       ...heads,
-      rowTile: frozen('text'),
-      keyTile: frozen('text'),
+      ...{ rowTile: frozen('text'), keyTile: frozen('text'), rowsPerThread: frozen('text'), keysPerThread: frozen('text') },
       ...buffers,
       ...queryArguments,
       ...scalars,
       numItems: gridCount,
     },
-    workgroupMemory: ({ headDim, rowTile, keyTile }) => prefillMemory(Number(headDim), Number(rowTile), Number(keyTile)),
+    unroll: true,
+    workgroupMemory: ({ headDim, rowTile, keyTile, keysPerThread }) =>
+      prefillMemory(Number(headDim), Number(rowTile), Number(keyTile), Number(keysPerThread)),
     workgroups: {
       x: ({ numItems }) => numItems,
       y: ({ numKvHeads }) => numKvHeads,
@@ -262,19 +288,17 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
   return { append, copy, decode, prefill };
 }
 
-/** Two and four u32 of a row, from loads of either size. `first` counts u32 from the address; it is a multiple of the number read. */
-function loadFunctions(loadWords: number): string {
-  if (loadWords === 4) {
-    return `
-fn fourWords(buffer: u32, at: u32, first: u32) -> vec4<u32> { return poolLoad(buffer, at + first / 4u); }
-fn twoWords(buffer: u32, at: u32, first: u32) -> vec2<u32> {
-  let words = poolLoad(buffer, at + first / 4u);
-  return select(words.zw, words.xy, first % 4u == 0u);
-}`;
-  }
+/** A unit is what one load brings: vectors of four values. */
+function unitFunctions(kvDtype: number, loadWords: number): string {
+  const { bytes, unpack, factor, offset } = Object.values(kvFormats)[kvDtype];
+  const vectors = (loadWords * 4) / bytes / 4;
   return `
-fn fourWords(buffer: u32, at: u32, first: u32) -> vec4<u32> { return vec4<u32>(twoWords(buffer, at, first), twoWords(buffer, at, first + 2u)); }
-fn twoWords(buffer: u32, at: u32, first: u32) -> vec2<u32> { return poolLoad(buffer, at + first / 2u); }`;
+alias PoolLoad = vec${loadWords}<u32>;
+const unit = ${4 * vectors}u;
+const unitVectors = ${vectors}u;
+const codeFactor = ${factor.toFixed(1)};
+const codeOffset = ${offset.toFixed(1)};
+fn unpackVector(w: PoolLoad, v: u32) -> vec4f { return ${unpack}; }`;
 }
 
 export type PoolKernels = ReturnType<typeof definePoolKernels>;

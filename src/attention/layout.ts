@@ -18,14 +18,21 @@ interface KvFormat {
   readonly bytes: number;
   /** Largest magnitude of a code; 0 for formats that need no scale. */
   readonly largest: number;
+  /** WGSL: vector `v` (u32) of the words `w`, as codes; a code times `factor`, plus `offset`, is the value before any scale. */
+  readonly unpack: string;
+  readonly factor: number;
+  readonly offset: number;
 }
 
 export const kvFormats: Readonly<Record<KvDtype, KvFormat>> = {
-  f32: { code: 0, bytes: 4, largest: 0 },
-  f16: { code: 1, bytes: 2, largest: 0 },
-  int8: { code: 2, bytes: 1, largest: 127 },
-  fp8_e4m3: { code: 3, bytes: 1, largest: 448 },
-  fp8_e5m2: { code: 4, bytes: 1, largest: 57344 },
+  f32: { code: 0, bytes: 4, largest: 0, unpack: 'bitcast<vec4f>(w)', factor: 1, offset: 0 },
+  f16: {
+    ...{ code: 1, bytes: 2, largest: 0, factor: 1, offset: 0 },
+    unpack: 'vec4f(unpack2x16float(w[2u * v]), unpack2x16float(w[2u * v + 1u]))',
+  },
+  int8: { code: 2, bytes: 1, largest: 127, unpack: 'unpackBiased(w[v])', factor: 1, offset: -1152 },
+  fp8_e4m3: { code: 3, bytes: 1, largest: 448, unpack: 'unpackE4m3Codes(w[v])', factor: 256, offset: 0 },
+  fp8_e5m2: { code: 4, bytes: 1, largest: 57344, unpack: 'unpackE5m2(w[v])', factor: 1, offset: 0 },
 };
 
 /**

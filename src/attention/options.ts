@@ -12,8 +12,8 @@ export interface PagedAttentionOptions {
   readonly minSegmentKeys?: number;
   /** Workgroups that a decode launch aims at when it splits; default 512. */
   readonly targetWorkgroups?: number;
-  /** Keys that a decode workgroup takes at a time, and its invocations: a power of two from 4 to 64; default: what suits the adapter. */
-  readonly decodeKeyTile?: number;
+  /** Most invocations of an attention workgroup, up to 256; default: what suits the adapter. */
+  readonly maxInvocations?: number;
   /** A row's result does not depend, bit by bit, on what else is in the batch: keys are cut every 1,024, and nothing is shared. Default false. */
   readonly deterministic?: boolean;
   /** True (default): single tokens go to the decode kernel, the others to the prefill kernel. False: all go to the prefill kernel. */

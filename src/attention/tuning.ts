@@ -1,68 +1,129 @@
 /** Tile sizes of the attention kernels, as far as the device decides them. Pure. */
 import type { AdapterDescription } from '../gpu.ts';
+import { hasTokenScales, type KvLayout, loadWords, rowBytes } from './layout.ts';
 import { spanWords } from './plan.ts';
 
 export interface PrefillTile {
   /** Rows (token, head) of a workgroup. */
   readonly rowTile: number;
-  /** Keys staged at a time; divides 64. */
+  /** Keys staged at a time. */
   readonly keyTile: number;
+  /** An invocation's block of scores: a divisor of rowTile, and 2 or 4 dividing keyTile. */
+  readonly rowsPerThread: number;
+  readonly keysPerThread: number;
   /** Query heads of a group that one workgroup takes. */
   readonly headTile: number;
   /** Query tokens of one workgroup. */
   readonly tokens: number;
 }
 
-/** Largest first. */
-const prefillTiles = [
-  [32, 32],
-  [16, 32],
-  [16, 16],
-  [8, 16],
-  [8, 8],
-  [8, 4],
-  [4, 4],
-] as const;
+/**
+ * Rows, keys, and the block of scores of an invocation, the best first. On an H200 more invocations hide more of the memory's delay: 32 x 32
+ * in blocks of 2 x 4 takes 2.5 ms where 4 x 4 takes 4.4. Where a workgroup should be small, blocks are large.
+ */
+const prefillTiles = {
+  large: [
+    [32, 32, 2, 4],
+    [16, 32, 2, 2],
+    [16, 16, 2, 2],
+    [8, 16, 1, 2],
+    [8, 8, 1, 2],
+    [8, 4, 1, 2],
+    [4, 4, 1, 2],
+  ],
+  small: [
+    [32, 16, 8, 4],
+    [16, 16, 8, 4],
+    [8, 16, 4, 4],
+    [8, 8, 4, 4],
+    [4, 4, 2, 2],
+  ],
+} as const;
 
-/** Bytes of workgroup memory of the prefill kernel: queries, a tile of keys or values, weights, maxima, spans, scales, and which keys are read. */
-export function prefillMemory(headDim: number, rowTile: number, keyTile: number): number {
-  return 4 * ((rowTile + keyTile) * headDim + rowTile * keyTile + rowTile + rowTile * spanWords + 3 * keyTile);
+/** Bytes of workgroup memory of the prefill kernel: queries, a tile of keys or values, weights, maxima, factors, sums, spans, rows and scales. */
+export function prefillMemory(headDim: number, rowTile: number, keyTile: number, keysPerThread: number): number {
+  const stride = headDim + 4;
+  const keyGroups = keyTile / keysPerThread;
+  const words = [rowTile * stride, keyTile * stride, rowTile * keyTile, rowTile, rowTile, rowTile * keyGroups, rowTile * spanWords];
+  return [...words, 2 * keyTile, 2 * keyTile, 2 * keyTile].reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
 }
 
-/** Bytes of workgroup memory of the decode kernel: queries, two tiles of weights, rows and scales, maxima, and what lanes hand over. */
-export function decodeMemory(headDim: number, headTile: number, keyTile: number): number {
-  const outputs = (headTile * headDim) / 8;
-  const lanes = Math.max(1, Math.floor(keyTile / outputs));
-  const joined = lanes > 1 ? lanes * outputs : 0;
-  return 4 * (outputs * 8 + 2 * headTile * keyTile + 4 * keyTile + headTile + (joined + 1) * 12);
+export interface DecodeTile {
+  /** Query heads of a group that one workgroup takes. */
+  readonly headTile: number;
+  /** Invocations that read a row together: a divisor of the row's loads. */
+  readonly keyThreads: number;
+  /** Keys that an invocation has in flight. */
+  readonly keysPerThread: number;
+  /** Invocations of a workgroup, a multiple of keyThreads. */
+  readonly invocations: number;
+}
+
+/** Bytes of workgroup memory of the decode kernel: queries, parts of scores or the teams' outputs, scores, rows, scales and the teams' states. */
+export function decodeMemory(
+  { headTile, keyThreads, keysPerThread, invocations }: DecodeTile,
+  headDim: number,
+  tokenScales: boolean,
+): number {
+  const teams = invocations / keyThreads;
+  const keyTile = teams * keysPerThread;
+  const words = [
+    headTile * headDim,
+    Math.max(keyTile * headTile * (keyThreads + 1), teams * headDim),
+    keyTile * headTile,
+    4 * keyTile,
+    ...[1, 2].map(() => (tokenScales ? 4 * keyTile : 0) + 1),
+    headTile,
+    ...[1, 2].map(() => teams * headTile),
+  ];
+  return words.reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
 }
 
 /**
  * The largest prefill tile that fits into `memory` bytes of workgroup storage; undefined when none does.
  * @param groupSize query heads per KV head
  */
-export function choosePrefillTile(headDim: number, groupSize: number, memory: number): PrefillTile | undefined {
-  for (const [rowTile, keyTile] of prefillTiles) {
-    if (prefillMemory(headDim, rowTile, keyTile) > memory) continue;
+export function choosePrefillTile(headDim: number, groupSize: number, memory: number, maxInvocations: number): PrefillTile | undefined {
+  for (const [rowTile, keyTile, rowsPerThread, keysPerThread] of maxInvocations < 64 ? prefillTiles.small : prefillTiles.large) {
+    if ((rowTile / rowsPerThread) * (keyTile / keysPerThread) > Math.max(maxInvocations, 16)) continue;
+    if (prefillMemory(headDim, rowTile, keyTile, keysPerThread) > memory) continue;
     const headTile = Math.min(groupSize, rowTile);
-    return { rowTile, keyTile, headTile, tokens: Math.floor(rowTile / headTile) };
+    return { rowTile, keyTile, rowsPerThread, keysPerThread, headTile, tokens: Math.floor(rowTile / headTile) };
   }
   return undefined;
 }
 
 /**
- * Invocations of a decode workgroup, and keys of its tile. SwiftShader gives each SIMD group of a workgroup with barriers a stack of its own,
- * about 8 us for every four invocations, which costs more than a short tile does. Lavapipe does not, and ends any loop after 65,536 rounds
- * of an invocation without an error: there a short tile would make long rows wrong.
+ * Most invocations that a workgroup should have. SwiftShader gives each SIMD group of a workgroup with barriers a stack of its own, about 8 us
+ * for every four invocations, which costs more than short tiles do.
  */
-export function decodeKeyTile({ vendor, architecture, device, description }: Omit<AdapterDescription, 'software'>): number {
-  return /swiftshader/i.test(`${vendor} ${architecture} ${device} ${description}`) ? 8 : 64;
+export function workgroupInvocations({ vendor, architecture, device, description, software }: AdapterDescription): number {
+  if (/swiftshader/i.test(`${vendor} ${architecture} ${device} ${description}`)) return 8;
+  return software ? 64 : 128;
 }
 
-/** How many query heads of a group one decode workgroup takes, by the same rule; undefined when not even one fits. */
-export function chooseDecodeHeadTile(headDim: number, groupSize: number, memory: number, keyTile: number): number | undefined {
-  for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
-    if (decodeMemory(headDim, headTile, keyTile) <= memory) return headTile;
+/** Rows that a decode workgroup reads at once, at most. */
+const mostTeams = 8;
+
+/**
+ * How the decode kernel takes keys: whole rows where it can, several keys in flight, and all heads of a group that fit (at most 8);
+ * undefined when nothing fits into `memory` bytes of workgroup storage.
+ */
+export function chooseDecodeTile(layout: KvLayout, groupSize: number, memory: number, maxInvocations: number): DecodeTile | undefined {
+  const { headDim } = layout;
+  const units = rowBytes(layout) / (4 * loadWords(layout));
+  let keyThreads = Math.min(units, maxInvocations, 32);
+  while (units % keyThreads !== 0) keyThreads--;
+  // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
+  const mostKeys = maxInvocations < 128 ? 2 : 4;
+  for (let teams = Math.max(1, Math.min(mostTeams, Math.floor(maxInvocations / keyThreads))); teams > 0; teams >>= 1) {
+    for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
+      // An invocation looks up one key of a tile at most.
+      for (let keysPerThread = Math.min(mostKeys, keyThreads); keysPerThread > 0; keysPerThread >>= 1) {
+        const tile = { headTile, keyThreads, keysPerThread, invocations: teams * keyThreads };
+        if (decodeMemory(tile, headDim, hasTokenScales(layout)) <= memory) return tile;
+      }
+    }
   }
   return undefined;
 }

@@ -4,7 +4,7 @@ import type { GridCase } from './grid.ts';
 import type { CaseChange } from './grid-inputs.ts';
 import { GridTotals, runCases } from './grid-run.ts';
 
-const base: Omit<GridCase, 'device' | 'decodeKeyTile'> = {
+const base: Omit<GridCase, 'device' | 'maxInvocations'> = {
   heads: '8/2',
   headDim: 64,
   blockSize: 16,
@@ -77,7 +77,7 @@ for (const [storage, list] of [
 ] as const) {
   for (const [name, [change, more]] of Object.entries(list)) {
     spec(`${name}, ${storage}`, async (t) => {
-      const of = { ...base, storage, device: t.variant, decodeKeyTile: t.variant === 'granted' ? 64 : 8, ...change } as const;
+      const of = { ...base, storage, device: t.variant, maxInvocations: t.variant === 'granted' ? 128 : 8, ...change } as const;
       await runCases(t, t.gpu, [[0, of]], new GridTotals(), more);
     });
   }

@@ -83,12 +83,12 @@ export class GridSession {
     t.defer(() => this.kv.destroy());
     expect(this.kv.pools[0].length === of.buffers, `the pool has ${this.kv.pools[0].length} buffers, expected ${of.buffers}`);
     shuffleBlocks(this.kv, numbers);
-    this.cache = sharedCache(t.gpu, [of.heads, headDim, blockSize, of.storage, of.buffers, of.decodeKeyTile]);
+    this.cache = sharedCache(t.gpu, [of.heads, headDim, blockSize, of.storage, of.buffers, of.maxInvocations]);
 
     this.#operands = new GridOperands(t, of, inputs);
     const segmentKeys = segmentKeysOf(of);
     const options: PagedAttentionOptions = {
-      ...{ numHeads, maxTokensPerStep: this.#operands.maxTokens, decodeKeyTile: of.decodeKeyTile },
+      ...{ numHeads, maxTokensPerStep: this.#operands.maxTokens, maxInvocations: of.maxInvocations },
       ...(segmentKeys !== undefined && { minSegmentKeys: segmentKeys, targetWorkgroups: 2 ** 20 }),
       deterministic: of.deterministic,
       filterByQueryLen: of.route === 'by length',

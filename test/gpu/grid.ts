@@ -1,6 +1,7 @@
 /** The acceptance grid of attention: what a case can be asked for, what goes together, and sets of cases. Pure. */
 
-import { chooseDecodeHeadTile, choosePrefillTile } from '../../src/attention/tuning.ts';
+import { loadWords, rowBytes } from '../../src/attention/layout.ts';
+import { chooseDecodeTile, choosePrefillTile } from '../../src/attention/tuning.ts';
 import type { KvDtype, KvScales } from '../../src/index.ts';
 import type { Variant } from '../harness/events.ts';
 import { type Random, random } from '../harness/random.ts';
@@ -102,7 +103,8 @@ export interface GridLayout {
   readonly storage: keyof typeof storages;
   /** Buffers of the pool. */
   readonly buffers: 1 | 3;
-  readonly decodeKeyTile: 8 | 64;
+  /** SwiftShader's workgroups, or a GPU's. */
+  readonly maxInvocations: 8 | 128;
   /** Scores and masks in WGSL of the caller's. */
   readonly modified: boolean;
 }
@@ -136,7 +138,7 @@ const layoutAxes: Axes<GridLayout> = {
   blockSize: [8, 16, 32, 64],
   storage: Object.keys(storages) as (keyof typeof storages)[],
   buffers: [1, 3],
-  decodeKeyTile: [8, 64],
+  maxInvocations: [8, 128],
   modified: [false, true],
 };
 
@@ -192,12 +194,12 @@ const maxProducts = 5e8;
 const maxPartialBytes = 2 ** 26;
 
 /**
- * Rounds of all loops together that one invocation of the attention kernels may take. Lavapipe ends loops after 65,536, without an error; see
- * `decodeKeyTile` in src/attention/tuning.ts. An upper bound from the loops of decode.wgsl and prefill.wgsl.
+ * Rounds of all loops together that one invocation of the attention kernels may take: lavapipe ends loops after 65,536, without an error.
+ * An upper bound from the loops of decode.wgsl and prefill.wgsl that are not written out.
  */
 function rounds(of: GridCase): number {
   const { numHeads, numKvHeads } = headsOf(of);
-  const { headDim, device, decodeKeyTile, route, lengths, deterministic } = of;
+  const { headDim, blockSize, device, maxInvocations, route, lengths, deterministic } = of;
   const groupSize = numHeads / numKvHeads;
   const memory = device === 'default' ? 16_384 : 32_768;
   const list: readonly Lengths[] = lengthLists[lengths];
@@ -210,18 +212,17 @@ function rounds(of: GridCase): number {
     list.filter((one) => !decodes(one)),
     (queryLen) => !deterministic && queryLen <= 16,
   );
-  const { rowTile, keyTile } = choosePrefillTile(headDim, groupSize, memory)!;
-  const columns = headDim / 4;
-  const rows = Math.ceil(rowTile / (64 / keyTile));
-  const columnRows = Math.ceil(rowTile / Math.max(1, Math.floor(64 / columns)));
-  const prefillTile = (keyTile * headDim) / 256 + columns * (rows + 1) + 4 * rows + keyTile * (columnRows + 1) + 2 * columnRows + 8;
-  const prefill = (prefillKeys / keyTile + 1) * prefillTile;
-  const headTile = chooseDecodeHeadTile(headDim, groupSize, memory, decodeKeyTile)!;
-  const outputs = (headTile * headDim) / 8;
-  const perInvocation = Math.ceil(outputs / decodeKeyTile);
-  const lanes = Math.max(1, Math.floor(decodeKeyTile / outputs));
-  const decodeTile = (headDim / 8) * (headTile + 1) + 5 * headTile + perInvocation * (3 + decodeKeyTile / lanes);
-  const decode = (decodeKeys / decodeKeyTile + 1) * decodeTile;
+  const layout = { blockSize, numKvHeads, headDim, ...storages[of.storage] };
+  const { rowTile, keyTile, rowsPerThread, keysPerThread, tokens } = choosePrefillTile(headDim, groupSize, memory, maxInvocations)!;
+  const keyGroups = keyTile / keysPerThread;
+  const invocations = (rowTile / rowsPerThread) * keyGroups;
+  const loads = Math.ceil((keyTile * rowBytes(layout)) / (4 * loadWords(layout)) / invocations);
+  const prefillTile = 1 + Math.ceil(keyTile / invocations) * (1 + tokens) + headDim / 4 + keyGroups + 2 * loads;
+  const prefill = (prefillKeys / keyTile + 1) * prefillTile + (5 * rowTile * headDim) / 4 / invocations;
+  const decodeTile = chooseDecodeTile(layout, groupSize, memory, maxInvocations)!;
+  const decodeKeyTile = (decodeTile.invocations / decodeTile.keyThreads) * decodeTile.keysPerThread;
+  const decodeRounds = 1 + Math.ceil((decodeKeyTile * decodeTile.headTile) / decodeTile.invocations);
+  const decode = (decodeKeys / decodeKeyTile + 1) * decodeRounds + (6 * decodeTile.headTile * headDim) / decodeTile.invocations + 500;
   return Math.max(prefill, decode);
 }
 
@@ -271,7 +272,7 @@ export const gridRules: readonly Rule<GridCase>[] = [
     holds: (of) => partialBytes(of) <= maxPartialBytes,
   },
   {
-    axes: ['lengths', 'splits', 'route', 'deterministic', 'device', 'heads', 'headDim', 'decodeKeyTile'],
+    axes: ['lengths', 'splits', 'route', 'deterministic', 'device', 'heads', 'headDim', 'maxInvocations'],
     holds: (of) => rounds(of) <= 60_000,
   },
 ];

@@ -93,14 +93,14 @@ export class PagedSession {
     for (const pool of this.kv.pools.flat()) t.gpu.device.queue.writeBuffer(pool, 0, new Uint8Array(pool.size).fill(0xff));
     shuffleBlocks(this.kv, random);
     const { numHeads, numKvHeads, maxTokensPerStep, headDim, blockSize, dtype, options } = setup;
-    // The tile of GPUs on one variant of the device, SwiftShader's on the other.
-    const decodeKeyTile = t.variant === 'granted' ? 64 : 8;
-    this.cache = sharedCache(t.gpu, [`${numHeads}/${numKvHeads}`, headDim, blockSize, dtype, 1, decodeKeyTile]);
+    // A GPU's workgroups on one variant of the device, SwiftShader's on the other.
+    const maxInvocations = t.variant === 'granted' ? 128 : 8;
+    this.cache = sharedCache(t.gpu, [`${numHeads}/${numKvHeads}`, headDim, blockSize, dtype, 1, maxInvocations]);
     this.attention = new PagedAttention(this.cache, this.kv, {
       numHeads,
       maxTokensPerStep,
       ...options,
-      decodeKeyTile,
+      maxInvocations,
     });
     t.defer(() => this.attention.destroy());
     const { query, key } = this.#strides;

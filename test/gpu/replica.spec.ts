@@ -1,5 +1,5 @@
 /** The parameters of vLLM's test of its unified attention kernel, all combinations; `npm run test:grid` runs them. */
-import { decodeKeyTile } from '../../src/attention/tuning.ts';
+import { workgroupInvocations } from '../../src/attention/tuning.ts';
 import { spec } from '../harness/harness.ts';
 import { describe, type GridCase } from './grid.ts';
 import { GridTotals, runCases } from './grid-run.ts';
@@ -37,8 +37,8 @@ for (const heads of ['4/4', '8/2', '5/1'] as const)
                 spec(
                   `${describe(of)}, blocks ${numBlocks}`,
                   async (t) => {
-                    const tile = decodeKeyTile(t.gpu.adapter) === 8 ? 8 : 64;
-                    const whole: GridCase = { ...base, ...of, decodeKeyTile: tile };
+                    const maxInvocations = workgroupInvocations(t.gpu.adapter) === 8 ? 8 : 128;
+                    const whole: GridCase = { ...base, ...of, maxInvocations };
                     await runCases(t, t.gpu, [[number, whole]], totals, { numBlocks });
                   },
                   { full: true, devices: 'granted' },

@@ -36,7 +36,7 @@ describe('options', () => {
     ['maxTokensPerStep', [0, -1, 1.5, Number.NaN]],
     ['minSegmentKeys', [0, -1, 1.5, Number.NaN]],
     ['targetWorkgroups', [0, -1, 1.5, Number.NaN]],
-    ['decodeKeyTile', [0, 2, 6, 128, Number.NaN]],
+    ['maxInvocations', [0, 1.5, 257, Number.NaN]],
   ] as const)('%s is checked', (name, values) => {
     for (const value of values) expect(() => open({ [name]: value }), `${name} = ${value}`).toThrow(InvalidArgumentError);
   });

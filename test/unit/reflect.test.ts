@@ -11,14 +11,18 @@ const kernels = exported.filter(isKernel);
 
 /** Any value of a selector that WGSL can have: what a declaration is checked against does not depend on it. */
 function anyValue(name: string, declaration: ArgumentDeclaration): SelectorValue {
-  if (name === 'loadWords') return 4;
+  if (name === 'loadWords' || name === 'keysPerThread') return 4;
+  if (name === 'kvDtype') return 0;
   return 'type' in declaration && declaration.type === 'bool' ? false : 8;
 }
 
 function joined(kernel: Kernel): string {
   const { keys, frozen } = shapeOf(kernel);
   const names = [...keys.map(({ name }) => name), ...frozen];
-  return joinSource(kernel, Object.fromEntries(names.map((name) => [name, anyValue(name, kernel.arguments[name]!)])));
+  return joinSource(
+    { ...kernel, unroll: undefined },
+    Object.fromEntries(names.map((name) => [name, anyValue(name, kernel.arguments[name]!)])),
+  );
 }
 
 /** The declarations alone: the parser stumbles over function bodies that use words such as `block` as names. */

@@ -1,39 +1,47 @@
 import { describe, expect, it } from 'vitest';
 import { decodeKernel, prefillKernel } from '../../src/attention/kernels.ts';
-import { chooseDecodeHeadTile, choosePrefillTile } from '../../src/attention/tuning.ts';
+import { type KvLayout, kvFormats, loadWords } from '../../src/attention/layout.ts';
+import { chooseDecodeTile, choosePrefillTile } from '../../src/attention/tuning.ts';
 import { joinSource, type Kernel } from '../../src/launch/kernel.ts';
-import { evaluate, workgroupMemory } from './workgroup-memory.ts';
+import { workgroupMemory } from './workgroup-memory.ts';
 
 const headDims = [8, 24, 32, 64, 80, 96, 120, 128, 192, 256];
 const groupSizes = [1, 2, 3, 4, 5, 7, 8, 16, 32, 64];
 /** WebGPU's default limit, and what adapters grant. */
 const memories = [16384, 32768, 49152];
 
-const cases = headDims.flatMap((headDim) => groupSizes.flatMap((groupSize) => memories.map((memory) => ({ headDim, groupSize, memory }))));
+const casesOf = (groupSizes: readonly number[], memories: readonly number[]) =>
+  headDims.flatMap((headDim) => groupSizes.flatMap((groupSize) => memories.map((memory) => ({ headDim, groupSize, memory }))));
+const cases = casesOf(groupSizes, memories);
 
-const memoryOf = (kernel: unknown, selectors: Readonly<Record<string, number>>) =>
-  workgroupMemory(joinSource(kernel as Kernel, { kvDtype: 0, blockSize: 16, numKvHeads: 1, ...selectors }));
+const memoryOf = (kernel: unknown, selectors: Readonly<Record<string, number | string>>) =>
+  workgroupMemory(
+    joinSource(kernel as Kernel, { kvDtype: 0, tokenScales: 'false', loadWords: 4, blockSize: 16, numKvHeads: 1, ...selectors }),
+  );
+
+/** Most invocations: SwiftShader's, lavapipe's, a GPU's. */
+const adapters = [8, 64, 128];
 
 describe('the prefill tile', () => {
-  it('exists and fits for every head size and group size', () => {
+  it('exists and fits for every head size, group size and adapter', () => {
     for (const { headDim, groupSize, memory } of cases) {
-      const label = `headDim ${headDim}, groupSize ${groupSize}, ${memory} bytes`;
-      const tile = choosePrefillTile(headDim, groupSize, memory)!;
-      expect(tile, label).toBeDefined();
-      const { rowTile, keyTile, headTile, tokens } = tile;
-      const used = memoryOf(prefillKernel, { headDim, groupSize, numHeads: groupSize, rowTile, keyTile, headTile });
-      expect(used, label).toBeLessThanOrEqual(memory);
-      expect(64 % keyTile, label).toBe(0);
-      expect(rowTile, label).toBeLessThanOrEqual(64);
-      expect(headTile, label).toBe(Math.min(groupSize, rowTile));
-      expect(tokens, label).toBeGreaterThanOrEqual(1);
-      expect(tokens * headTile, label).toBeLessThanOrEqual(rowTile);
+      for (const maxInvocations of adapters) {
+        const label = `headDim ${headDim}, groupSize ${groupSize}, ${memory} bytes, ${maxInvocations} invocations`;
+        const { tokens, ...tile } = choosePrefillTile(headDim, groupSize, memory, maxInvocations)!;
+        const { rowTile, keyTile, headTile, rowsPerThread, keysPerThread } = tile;
+        expect(memoryOf(prefillKernel, { headDim, groupSize, numHeads: groupSize, ...tile }), label).toBeLessThanOrEqual(memory);
+        expect([rowTile % rowsPerThread, keyTile % keysPerThread], label).toEqual([0, 0]);
+        expect((rowTile / rowsPerThread) * (keyTile / keysPerThread), label).toBeLessThanOrEqual(Math.max(16, maxInvocations));
+        expect(headTile, label).toBe(Math.min(groupSize, rowTile));
+        expect(tokens, label).toBeGreaterThanOrEqual(1);
+        expect(tokens * headTile, label).toBeLessThanOrEqual(rowTile);
+      }
     }
   });
 
   it('grows with the memory', () => {
     const size = (memory: number) => {
-      const tile = choosePrefillTile(128, 4, memory);
+      const tile = choosePrefillTile(128, 4, memory, 128);
       return tile ? tile.rowTile * tile.keyTile : 0;
     };
     const sizes = Array.from({ length: 48 }, (_, i) => size(1024 * (i + 1)));
@@ -42,61 +50,42 @@ describe('the prefill tile', () => {
     expect(sizes.at(-1)).toBe(32 * 32);
     expect(new Set(sizes).size).toBeGreaterThan(4);
   });
-
-  it('uses what there is: the next larger tile does not fit', () => {
-    const larger = [
-      [4, 4],
-      [8, 4],
-      [8, 8],
-      [8, 16],
-      [16, 16],
-      [16, 32],
-      [32, 32],
-    ] as const;
-    for (const { headDim, groupSize, memory } of cases) {
-      const { rowTile, keyTile } = choosePrefillTile(headDim, groupSize, memory)!;
-      const next = larger[larger.findIndex(([rows, keys]) => rows === rowTile && keys === keyTile) + 1];
-      if (!next) continue;
-      const selectors = { headDim, groupSize, numHeads: groupSize, rowTile: next[0], keyTile: next[1], headTile: 1 };
-      expect(memoryOf(prefillKernel, selectors), `headDim ${headDim}, ${memory} bytes`).toBeGreaterThan(memory);
-    }
-  });
 });
 
 describe('the decode tile', () => {
-  it('exists and fits for every head size and group size, in as little as 8 KiB', () => {
-    for (const { headDim, groupSize, memory } of [...cases, ...cases.map((c) => ({ ...c, memory: c.memory / 2 }))]) {
-      const label = `headDim ${headDim}, groupSize ${groupSize}, ${memory} bytes`;
-      for (const keyTile of [4, 8, 64]) {
-        const headTile = chooseDecodeHeadTile(headDim, groupSize, memory, keyTile)!;
-        expect(headTile, label).toBeGreaterThanOrEqual(1);
-        expect(headTile, label).toBeLessThanOrEqual(groupSize);
-        const used = memoryOf(decodeKernel, { headDim, groupSize, numHeads: groupSize, headTile, keyTile });
-        expect(used, label).toBeLessThanOrEqual(memory);
+  const layouts = (headDim: number): KvLayout[] =>
+    (['f32', 'f16', 'int8'] as const).map((dtype) => ({ blockSize: 16, numKvHeads: 1, headDim, dtype }));
+
+  it('exists and fits for every head size, group size, dtype and adapter, in as little as 8 KiB', () => {
+    for (const { headDim, groupSize, memory } of casesOf([1, 3, 5, 8], [8192, 16384, 49152])) {
+      for (const layout of layouts(headDim)) {
+        for (const maxInvocations of adapters) {
+          const label = `headDim ${headDim}, ${layout.dtype}, groupSize ${groupSize}, ${memory} bytes, ${maxInvocations} invocations`;
+          const tile = chooseDecodeTile(layout, groupSize, memory, maxInvocations)!;
+          expect(tile, label).toBeDefined();
+          const { headTile, keyThreads, keysPerThread, invocations } = tile;
+          expect(headTile, label).toBeLessThanOrEqual(groupSize);
+          expect(invocations, label).toBeLessThanOrEqual(maxInvocations);
+          expect([invocations % keyThreads, headDim % keyThreads], label).toEqual([0, 0]);
+          expect((invocations / keyThreads) * keysPerThread, label).toBeLessThanOrEqual(invocations);
+          const kv = { kvDtype: kvFormats[layout.dtype].code, loadWords: loadWords(layout) };
+          const tokenScales = String(kvFormats[layout.dtype].largest > 0);
+          const used = memoryOf(decodeKernel, { headDim, groupSize, numHeads: groupSize, ...kv, tokenScales, ...tile });
+          expect(used, label).toBeLessThanOrEqual(memory);
+        }
       }
     }
   });
 
   it('takes the whole group where it can, and nothing where nothing fits', () => {
-    expect(chooseDecodeHeadTile(64, 4, 16384, 64)).toBe(4);
-    expect(chooseDecodeHeadTile(64, 5, 16384, 64)).toBe(5);
-    expect(chooseDecodeHeadTile(256, 1, 1024, 64)).toBeUndefined();
+    const [f32] = layouts(64);
+    expect(chooseDecodeTile(f32!, 4, 16384, 128)?.headTile).toBe(4);
+    expect(chooseDecodeTile(f32!, 5, 16384, 128)?.headTile).toBe(5);
+    expect(chooseDecodeTile({ ...f32!, headDim: 256 }, 1, 1024, 128)).toBeUndefined();
   });
 });
 
-describe('the evaluation of WGSL constants', () => {
-  it('follows precedence and other constants', () => {
-    const constants = new Map([
-      ['a', '3u'],
-      ['b', 'a * 2u + 1u'],
-    ]);
-    expect(evaluate('b', constants)).toBe(7);
-    expect(evaluate('(a + 1u) * b / 5u - 1u', constants)).toBe(4);
-    expect(evaluate('max(1u, min(a, b)) - 2u', constants)).toBe(1);
-    expect(() => evaluate('c', constants)).toThrow('No constant "c"');
-    expect(() => evaluate('a b', constants)).toThrow('goes on');
-  });
-
+describe('the size of workgroup variables', () => {
   it('adds up workgroup variables, each rounded up to 16 bytes', () => {
     expect(workgroupMemory('const n = 5u;\nvar<workgroup> a: array<f32, n>;\nvar<workgroup> b: u32;\n')).toBe(32 + 16);
     expect(() => workgroupMemory('var<workgroup> a: mat4x4f;')).toThrow('Unknown type');
