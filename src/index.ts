@@ -8,7 +8,7 @@ export {
   attention,
 } from './attention/contiguous.ts';
 export { KvCache, type KvCacheOptions, kvCacheBytes, type Sequence } from './attention/kv-cache.ts';
-export type { KvDtype, KvLayout, KvScales } from './attention/layout.ts';
+export { type KvDtype, type KvLayout, type KvScales, kvDtypes } from './attention/layout.ts';
 export { type AttentionState, type MergeStatesOptions, prepareMergeStates, type StateMerge } from './attention/merge-states.ts';
 export type { AttentionModifications } from './attention/modifications.ts';
 export type { BatchEntry, LayerAttention, LayerOptions, LayerScalars, PagedAttentionOptions } from './attention/options.ts';

@@ -1,7 +1,7 @@
 /**
  * The address's parameters: which model, and how to run it. For demonstrations and tests.
  */
-import { InvalidArgumentError } from 'pagewise';
+import { InvalidArgumentError, kvDtypes } from 'pagewise';
 import type { EngineOptions } from 'pagewise/engine';
 import { numberRules, parseNumber } from '../shared/numbers.ts';
 
@@ -33,7 +33,7 @@ export function readQuery(location: URL): PageQuery {
   return {
     model: URL.parse(model, location) ?? refuse('model', model, 'the URL of a folder'),
     engine: {
-      kvDtype: choice('kv-dtype', ['f32', 'f16']),
+      kvDtype: choice('kv-dtype', kvDtypes),
       blockSize: integer('block-size', numberRules.blockSize),
       launchCache: choice('launch-cache', ['on', 'off', 'verify']),
       runAhead: integer('run-ahead', numberRules.runAhead),

@@ -2,7 +2,7 @@
  * The command line: its options, their defaults, and what is wrong with a bad one.
  */
 import { Command, CommanderError, Option } from 'commander';
-import { InvalidArgumentError, PagewiseError } from 'pagewise';
+import { InvalidArgumentError, type KvDtype, kvDtypes, PagewiseError } from 'pagewise';
 import { type NumberRule, numberRules, parseNumber } from '../shared/numbers.ts';
 
 /** What was asked for. A value that is undefined was not given: the model's files, then the engine, decide. */
@@ -15,7 +15,7 @@ export interface ProgramOptions {
   readonly topK: number | undefined;
   readonly topP: number | undefined;
   readonly seed: number | undefined;
-  readonly kvDtype: 'f32' | 'f16' | undefined;
+  readonly kvDtype: KvDtype | undefined;
   readonly blockSize: number | undefined;
   readonly launchCache: 'on' | 'off' | 'verify' | undefined;
   readonly runAhead: number | undefined;
@@ -70,7 +70,7 @@ function createCommand(): Command {
       numberOption('--top-p <number>', "sample among tokens of this probability together (default: the model's)", numberRules.topP),
     )
     .addOption(numberOption('--seed <number>', 'same seed, same text (default: a new one each time)', numberRules.seed))
-    .addOption(choiceOption('--kv-dtype <type>', 'how keys and values are stored: f32 or f16', ['f32', 'f16']))
+    .addOption(choiceOption('--kv-dtype <type>', `how keys and values are stored: ${kvDtypes.join(', ')}`, kvDtypes))
     .addOption(numberOption('--block-size <number>', 'tokens of a block of the KV cache', numberRules.blockSize))
     .addOption(choiceOption('--launch-cache <mode>', 'on, off or verify', ['on', 'off', 'verify']))
     .addOption(numberOption('--run-ahead <number>', 'steps submitted before the first answer is back', numberRules.runAhead))

@@ -35,6 +35,8 @@ export const kvFormats: Readonly<Record<KvDtype, KvFormat>> = {
   fp8_e5m2: { code: 4, bytes: 1, largest: 57344, unpack: 'unpackE5m2(w[v])', factor: 1, offset: 0 },
 };
 
+export const kvDtypes = Object.keys(kvFormats) as readonly KvDtype[];
+
 /**
  * What fixes the layout of a layer's pool: blocks of [key, value][blockSize][numKvHeads][headDim] in the storage dtype, each followed by its
  * scales, f32 [key, value][blockSize][numKvHeads], where there is one for each token and head.
@@ -60,7 +62,7 @@ export function checkLayout(layout: KvLayout): void {
   if (!Number.isInteger(headDim) || headDim < 8 || headDim > 256 || headDim % 8 !== 0) {
     throw new InvalidArgumentError('headDim', headDim, 'a multiple of 8 from 8 to 256');
   }
-  if (!Object.hasOwn(kvFormats, dtype)) throw new InvalidArgumentError('kvDtype', dtype, `one of ${Object.keys(kvFormats).join(', ')}`);
+  if (!Object.hasOwn(kvFormats, dtype)) throw new InvalidArgumentError('kvDtype', dtype, `one of ${kvDtypes.join(', ')}`);
   if (scales !== undefined && scales !== 'token' && scales !== 'tensor')
     throw new InvalidArgumentError('scales', scales, 'one of token, tensor');
   if (scales !== undefined && kvFormats[dtype].largest === 0)

@@ -142,7 +142,7 @@ describe('a text', { timeout: limit }, () => {
   test('is streamed to standard output, the table goes to standard error', async () => {
     const pieces: string[] = [];
     const { code, output, errors } = await run(
-      ['One', 'day,', '--seed', '5', '--max-tokens', '12', '--kv-dtype', 'f16', '--run-ahead', '3'],
+      ['One', 'day,', '--seed', '5', '--max-tokens', '12', '--kv-dtype', 'int8', '--run-ahead', '3'],
       {
         onOutput: (text) => pieces.push(text),
       },
