@@ -11,13 +11,17 @@ export function checkScalars(given: LayerScalars, declared: Readonly<Record<stri
   const check = (name: keyof LayerScalars, fits: (value: number) => boolean, expected: string) => {
     const value = given[name];
     if (value === undefined) return;
+    if (value === 'none' && (name === 'softcap' || name === 'window')) {
+      checked[name] = 0;
+      return;
+    }
     if (typeof value !== 'number' || !fits(value)) throw new InvalidArgumentError(name, value, expected);
     checked[name] = value;
   };
   const isPositive = (value: number) => value > 0 && Number.isFinite(value);
   check('scale', Number.isFinite, 'a finite number');
-  check('softcap', isPositive, 'a positive number, or left out');
-  check('window', (value) => Number.isInteger(value) && value > 0 && value < 2 ** 31, 'a positive integer, or left out');
+  check('softcap', isPositive, 'a positive number, or none');
+  check('window', (value) => Number.isInteger(value) && value > 0 && value < 2 ** 31, 'a positive integer, or none');
   check('keepFirst', (value) => Number.isInteger(value) && value >= 0, 'an integer from 0');
   const scalars = given.scalars ?? {};
   for (const [name, value] of Object.entries(scalars)) {

@@ -45,9 +45,9 @@ export interface LayerScalars {
   /** Default 1 / sqrt(headDim). */
   readonly scale?: number;
   /** Scores become `softcap * tanh(score / softcap)`, before masks and biases; default: none. */
-  readonly softcap?: number;
-  /** Keys that a token sees, itself among them: a sliding window. Blocks before it are not read. Default: all. */
-  readonly window?: number;
+  readonly softcap?: number | 'none';
+  /** Keys that a token sees, itself among them: a sliding window. Blocks before it are not read. Default: none, all are seen. */
+  readonly window?: number | 'none';
   /** With a window: the first so many keys stay visible ("attention sinks"). Default 0. */
   readonly keepFirst?: number;
   /** Values of the scalars that `modifications` declares, all of them. */

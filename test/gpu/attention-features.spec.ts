@@ -295,6 +295,8 @@ spec(
     expectEqual([after.pipelines, after.bindGroups], [pipelines, bindGroups], 'pipelines, bind groups');
     const other = await openLayer(t, { layer: { window: 20, softcap: 5 } });
     expectClose(some, Float64Array.from(await other.step([{ sequence: await other.begin(100), queryLen: 1 }])), close);
+    layer.set({ window: 'none', softcap: 'none' });
+    expectEqual(await step([{ sequence, queryLen: 1 }]), all, 'without window and softcap again');
   },
   once,
 );
