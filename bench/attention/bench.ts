@@ -1,6 +1,7 @@
 import type { Gpu, KvDtype } from 'pagewise';
 import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
 import { passTimer, sampleWarm, timerNote } from '../timestamps.ts';
+import { type AppendCase, measureAppend } from './append.ts';
 import { type AttentionCase, OpenCase, type Shape } from './case.ts';
 import { type Ceilings, measureCeilings } from './ceilings.ts';
 
@@ -27,6 +28,12 @@ export async function benchAttention(gpu: Gpu, host: BenchHost, options: BenchOp
   for (const { title, bound, cases } of sections) {
     for (const one of cases) rows.push(...(await measure(gpu, shape, one, title, ceilings[bound], bound, rounds, options.quick === true)));
     host.print(`${title}: done`);
+  }
+  if ('append'.includes(options.filter ?? '')) {
+    for (const one of appendCases(software || options.quick === true)) {
+      rows.push(...(await measureAppend(gpu, shape, one, rounds, options.quick === true)));
+    }
+    host.print('append: done');
   }
   const notes = [
     timerNote(gpu),
@@ -89,6 +96,16 @@ const prefill = (batch: number, queryLen: number, seqLen: number, dtype: KvDtype
 });
 
 const dtypes: readonly KvDtype[] = ['f32', 'f16', 'int8', 'fp8_e4m3', 'fp8_e5m2'];
+
+function appendCases(small: boolean): readonly AppendCase[] {
+  const sizes = small
+    ? [[4, 8]]
+    : [
+        [64, 1],
+        [1, 2048],
+      ];
+  return sizes.flatMap(([batch, tokens]) => (['f16', 'int8'] as const).map((dtype) => ({ batch, tokens, dtype })));
+}
 
 function sectionsOf(software: boolean, { quick }: BenchOptions): readonly Section[] {
   if (software || quick) {
