@@ -4,6 +4,7 @@ import { benchCold } from './cold.ts';
 import { benchGenerate } from './generate/bench.ts';
 import { benchLaunch } from './launch/bench.ts';
 import type { BenchHost, BenchOptions, BenchRow } from './report.ts';
+import { benchStep } from './step/bench.ts';
 
 /** A bench: it makes what it needs on the device and takes it down again. */
 export type Bench = (
@@ -17,4 +18,5 @@ export const benches = {
   attention: benchAttention,
   cold: benchCold,
   generate: benchGenerate,
+  step: benchStep,
 } satisfies Record<string, Bench>;

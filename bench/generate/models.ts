@@ -28,12 +28,12 @@ export async function shippedModel(gpu: Gpu, host: BenchHost): Promise<BenchMode
   }
 }
 
-/** Four layers of the widths of a model of a billion parameters, with random weights. Its text is nonsense and its work is not. */
-export function syntheticModel(gpu: Gpu, shipped: ModelConfig): BenchModel {
-  const config: ModelConfig = {
-    ...shipped,
-    ...{ hiddenSize: 2048, intermediateSize: 5632, numLayers: 4, numHeads: 16, numKvHeads: 8, headDim: 128 },
-  };
+/** Four layers of the widths of a model of a billion parameters. */
+const billion = { hiddenSize: 2048, intermediateSize: 5632, numLayers: 4, numHeads: 16, numKvHeads: 8, headDim: 128 };
+
+/** The shipped model with other sizes and random weights. Its text is nonsense and its work is not. */
+export function syntheticModel(gpu: Gpu, shipped: ModelConfig, sizes: Partial<ModelConfig> = billion): BenchModel {
+  const config: ModelConfig = { ...shipped, ...sizes };
   const { hiddenSize, intermediateSize, numLayers, numHeads, numKvHeads, headDim, vocabSize } = config;
   const buffers: GPUBuffer[] = [];
   const buffer = (bytes: number): GPUBuffer => {

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { type BenchReport, rowOf } from '../../bench/report.ts';
+import { slopeOf } from '../../bench/step/bench.ts';
 import { describeReport } from '../../bench/table.ts';
 import { drawLadder } from '../../scripts/ladder-drawing.mjs';
 
@@ -37,24 +38,57 @@ describe('bench', () => {
     expect(svg).not.toContain('NaN');
   });
 
+  test('the slope is that of the nearest line', () => {
+    expect(slopeOf([1, 2, 4, 8].map((x) => [x, 3 * x - 7]))).toBeCloseTo(3);
+    expect(slopeOf([0, 1, 2].map((x) => [x, x === 1 ? 6 : 0]))).toBeCloseTo(0);
+  });
+
   test('the launch bench runs in Deno and writes its rows', { timeout: 120_000 }, async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'pagewise-'));
-    try {
-      const file = join(folder, 'launch.json');
-      const { stdout } = await promisify(execFile)(process.execPath, ['scripts/bench.mjs', 'launch', '--quick', '--json', file]);
-      const written: BenchReport = JSON.parse(await readFile(file, 'utf8'));
-      expect(written).toMatchObject({ bench: 'launch', host: 'deno', version: expect.any(String), commit: expect.any(String) });
-      for (const kernel of ['decode', 'trivial']) {
-        const rows = written.rows.filter(({ params }) => params.kernel === kernel);
-        for (const name of rungs) {
-          const row = rows.find((one) => one.name === name);
-          expect(row, name).toMatchObject({ unit: 'us', samples: 2 });
-          expect(row?.value, name).toBeGreaterThan(0);
-        }
+    const { report: written, stdout } = await runQuick('launch');
+    for (const kernel of ['decode', 'trivial']) {
+      const rows = written.rows.filter(({ params }) => params.kernel === kernel);
+      for (const name of rungs) {
+        const row = rows.find((one) => one.name === name);
+        expect(row, name).toMatchObject({ unit: 'us', samples: 2 });
+        expect(row?.value, name).toBeGreaterThan(0);
       }
-      expect(stdout).toContain('new-bind-group');
-    } finally {
-      await rm(folder, { recursive: true });
     }
+    expect(stdout).toContain('new-bind-group');
+  });
+
+  test('the step bench runs in Deno, and what a step asks of the device does not depend on the machine', { timeout: 120_000 }, async () => {
+    const { report: written } = await runQuick('step');
+    const counts = (sweep: string, name: string) =>
+      written.rows.filter((row) => row.name === name && row.params.sweep === sweep).map(({ value }) => value);
+    for (const sweep of ['batch', 'context']) {
+      expect(counts(sweep, 'objects made'), sweep).toEqual([0, 0]);
+      expect(counts(sweep, 'queue writes'), sweep).toEqual([1, 1]);
+      for (const name of ['host-time', 'record-time', 'plan-time'])
+        for (const time of counts(sweep, name)) expect(time, name).toBeGreaterThan(0);
+    }
+    // Of one and of four sequences; with 64 keys, and with 512, which are split.
+    expect([counts('batch', 'launches'), counts('context', 'launches')]).toEqual([
+      [39, 39],
+      [39, 45],
+    ]);
+    expect([counts('batch', 'bytes written'), counts('context', 'bytes written')]).toEqual([
+      [180, 480],
+      [480, 720],
+    ]);
+    expect(written.rows.find(({ name }) => name === 'launches per token')).toMatchObject({ params: { model: 'shipped' }, value: 39 });
   });
 });
+
+/** What `npm run bench -- NAME --quick` writes and prints. */
+async function runQuick(name: string): Promise<{ report: BenchReport; stdout: string }> {
+  const folder = await mkdtemp(join(tmpdir(), 'pagewise-'));
+  try {
+    const file = join(folder, 'report.json');
+    const { stdout } = await promisify(execFile)(process.execPath, ['scripts/bench.mjs', name, '--quick', '--json', file]);
+    const report: BenchReport = JSON.parse(await readFile(file, 'utf8'));
+    expect(report).toMatchObject({ bench: name, host: 'deno', version: expect.any(String), commit: expect.any(String) });
+    return { report, stdout };
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
