@@ -28,6 +28,7 @@ export const specFiles: SpecFiles = {
   contiguous: () => import('./contiguous.spec.ts'),
   'merge-states': () => import('./merge-states.spec.ts'),
   engine: () => import('./engine.spec.ts'),
+  'work-counts': () => import('./work-counts.spec.ts'),
   replica: () => import('./replica.spec.ts'),
   parity: () => import('./parity.spec.ts'),
 };

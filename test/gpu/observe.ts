@@ -17,7 +17,7 @@ export interface ObjectCounts {
 type Method = (...args: unknown[]) => unknown;
 
 /** Replaces a method of one object; what it did before is given to the replacement. */
-function wrap(target: object, name: string, replacement: (original: Method) => Method): void {
+export function wrap(target: object, name: string, replacement: (original: Method) => Method): void {
   const original = Reflect.get(target, name) as Method;
   Object.defineProperty(target, name, { configurable: true, value: replacement(original.bind(target)) });
 }

@@ -1,4 +1,4 @@
-/** Enough of a device for what only counts: buffers have a size and no memory, and writes are recorded. */
+/** Enough of a device for what only counts: buffers have a size and no memory, writes are recorded, pipelines and passes do nothing. */
 import { vi } from 'vitest';
 import type { Gpu } from '../../src/gpu.ts';
 
@@ -10,16 +10,24 @@ export interface FakeGpu {
   readonly writes: Uint32Array[];
 }
 
-/** A device with WebGPU's default limits. Also gives the test the global `GPUBufferUsage`; undo it with `vi.unstubAllGlobals()`. */
+/** A device with WebGPU's default limits. Also gives the test WebGPU's globals of flags; undo it with `vi.unstubAllGlobals()`. */
 export function fakeGpu(): FakeGpu {
   vi.stubGlobal('GPUBufferUsage', { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, UNIFORM: 64, STORAGE: 128 });
+  vi.stubGlobal('GPUShaderStage', { COMPUTE: 4 });
   const sizes = new Map<string, number>();
   const writes: Uint32Array[] = [];
   const device = {
-    createBuffer({ label, size }: GPUBufferDescriptor) {
+    createBuffer({ label, size, usage }: GPUBufferDescriptor) {
       sizes.set(label ?? '', size);
-      return { size, destroy() {} };
+      return { size, usage, destroy() {} };
     },
+    createBindGroupLayout: () => ({}),
+    createPipelineLayout: () => ({}),
+    createShaderModule: () => ({}),
+    createBindGroup: () => ({}),
+    createComputePipelineAsync: async () => ({}),
+    pushErrorScope() {},
+    popErrorScope: async () => null,
     queue: {
       writeBuffer(_buffer: unknown, _offset: number, words: Uint32Array, begin: number, length: number) {
         writes.push(words.slice(begin, begin + length));
@@ -31,10 +39,16 @@ export function fakeGpu(): FakeGpu {
     maxStorageBufferBindingSize: 128 << 20,
     maxComputeWorkgroupStorageSize: 16384,
     maxStorageBuffersPerShaderStage: 8,
+    maxComputeWorkgroupsPerDimension: 65535,
   };
   return {
     gpu: { device, limits, adapter: { software: false }, lost: new Promise(() => {}), loss: undefined } as unknown as Gpu,
     sizes,
     writes,
   };
+}
+
+/** A pass that takes all and does nothing. */
+export function fakePass(): GPUComputePassEncoder {
+  return { setPipeline() {}, setBindGroup() {}, dispatchWorkgroups() {} } as unknown as GPUComputePassEncoder;
 }

@@ -1,0 +1,189 @@
+/** Steps of fixed shapes, recorded and not submitted, and what they ask of the GPU. */
+import { parseModelConfig } from '../../src/engine/config.ts';
+import { readJson } from '../../src/engine/files.ts';
+import type { ModelFiles } from '../../src/engine/index.ts';
+import { LlamaModel } from '../../src/engine/model.ts';
+import { openSafetensors } from '../../src/engine/safetensors.ts';
+import { loadWeights } from '../../src/engine/weights.ts';
+import { type Gpu, KvCache, type KvDtype, LaunchCache, PagedAttention, type PagedAttentionOptions } from '../../src/index.ts';
+import { type Work, WorkWatch } from './work.ts';
+
+/** (queryLen, seqLen) of each sequence of a step; its context is in the cache already. */
+export type Lengths = readonly (readonly [queryLen: number, seqLen: number])[];
+
+export const all = (count: number, queryLen: number, seqLen: number): Lengths => Array.from({ length: count }, () => [queryLen, seqLen]);
+
+/** Steps of the shipped model, KV in f32, on a device with WebGPU's default limits. */
+export const shippedSteps: readonly { readonly name: string; readonly lengths: Lengths; readonly work: Work }[] = [
+  {
+    name: 'decode, batch 1',
+    lengths: all(1, 1, 100),
+    work: {
+      writes: 1,
+      bytesWritten: 184,
+      kernels: {
+        embed: { grids: { '1 1 1': 1 }, bound: 2_805_344 },
+        matvec: { grids: { '192 1 1': 6, '80 1 1': 12, '384 1 1': 6, '1024 1 1': 1 }, bound: 30_178_624 },
+        append: { grids: { '1 1 1': 6 }, bound: 31_675_680 },
+        decode: { grids: { '1 2 1': 6 }, bound: 31_424_280 },
+        sample: { grids: { '1 1 1': 1 }, bound: 151_136 },
+      },
+    },
+  },
+  {
+    name: 'decode, batch 1, a new block, keys split in two',
+    lengths: all(1, 1, 497),
+    work: {
+      writes: 1,
+      bytesWritten: 228,
+      kernels: {
+        'update block table': { grids: { '1 1 1': 1 }, bound: 22_032 },
+        embed: { grids: { '1 1 1': 1 }, bound: 2_805_344 },
+        matvec: { grids: { '192 1 1': 6, '80 1 1': 12, '384 1 1': 6, '1024 1 1': 1 }, bound: 30_178_624 },
+        append: { grids: { '1 1 1': 6 }, bound: 31_675_680 },
+        decode: { grids: { '2 2 1': 6 }, bound: 31_424_280 },
+        merge: { grids: { '1 8 1': 6 }, bound: 2_215_104 },
+        sample: { grids: { '1 1 1': 1 }, bound: 151_136 },
+      },
+    },
+  },
+  {
+    name: 'decode, batch 8',
+    lengths: all(8, 1, 100),
+    work: {
+      writes: 1,
+      bytesWritten: 912,
+      kernels: {
+        embed: { grids: { '1 8 1': 1 }, bound: 2_805_344 },
+        matmul: { grids: { '12 1 1': 6, '5 1 1': 12, '24 1 1': 6, '64 1 1': 1 }, bound: 30_178_624 },
+        append: { grids: { '2 1 1': 6 }, bound: 31_675_680 },
+        decode: { grids: { '8 2 1': 6 }, bound: 31_424_280 },
+        sample: { grids: { '8 1 1': 1 }, bound: 151_136 },
+      },
+    },
+  },
+  {
+    name: 'prefill of 128',
+    lengths: all(1, 128, 128),
+    work: {
+      writes: 1,
+      bytesWritten: 5_564,
+      kernels: {
+        'update block table': { grids: { '1 1 1': 1 }, bound: 22_032 },
+        embed: { grids: { '1 128 1': 1 }, bound: 2_805_344 },
+        matmul: { grids: { '12 2 1': 6, '5 2 1': 12, '24 2 1': 6 }, bound: 27_225_600 },
+        append: { grids: { '32 1 1': 6 }, bound: 31_675_680 },
+        prefill: { grids: { '32 2 1': 6 }, bound: 31_424_280 },
+        matvec: { grids: { '1024 1 1': 1 }, bound: 2_953_024 },
+        sample: { grids: { '1 1 1': 1 }, bound: 151_136 },
+      },
+    },
+  },
+];
+
+type OpenPass = () => GPUComputePassEncoder;
+
+/** Steps of the shipped model, with the kernels of graphics processors whatever the adapter is. Nothing is submitted. */
+export class ShippedWork {
+  readonly #watch: WorkWatch;
+  readonly #kv: KvCache;
+  readonly #model: LlamaModel;
+  readonly #destroy: () => void;
+
+  static async open(gpu: Gpu, files: ModelFiles): Promise<ShippedWork> {
+    const hardware: Gpu = Object.create(gpu, { adapter: { value: { ...gpu.adapter, description: '', device: '', software: false } } });
+    const watch = new WorkWatch(hardware);
+    const config = parseModelConfig(await readJson(files, 'config.json'));
+    const tensors = await openSafetensors(files);
+    const weights = await loadWeights(hardware, tensors, config, () => {});
+    tensors.close();
+    const { numLayers, numKvHeads, headDim } = config;
+    const kv = new KvCache(hardware, {
+      ...{ numLayers, numKvHeads, headDim, blockSize: 16, dtype: 'f32' },
+      ...{ numBlocks: 257, maxSequences: 8, maxBlocksPerSequence: 64 },
+    });
+    const cache = new LaunchCache(hardware);
+    const model = await LlamaModel.create(cache, kv, config, weights, { maxTokensPerStep: 128, maxLogitRows: 8 });
+    return new ShippedWork(watch, kv, model, () => {
+      for (const owned of [model, cache, kv, weights]) owned.destroy();
+    });
+  }
+
+  private constructor(watch: WorkWatch, kv: KvCache, model: LlamaModel, destroy: () => void) {
+    this.#watch = watch;
+    this.#kv = kv;
+    this.#model = model;
+    this.#destroy = destroy;
+  }
+
+  step(lengths: Lengths, openPass: OpenPass): Work {
+    const sample = { temperature: 0, topK: 0, topP: 1, seed: 0, stopTokens: [0] };
+    const sequences = lengths.map(() => this.#kv.open());
+    lengths.forEach(([queryLen, seqLen], i) => void this.#kv.extend(sequences[i], seqLen - queryLen));
+    this.#model.plan([]); // the context's blocks
+    this.#watch.take();
+    lengths.forEach(([queryLen], i) => void this.#kv.extend(sequences[i], queryLen));
+    this.#model.plan(
+      lengths.map(([queryLen], i) => ({
+        ...{ sequence: sequences[i], queryLen, sample, first: queryLen > 1 },
+        tokens: queryLen > 1 ? Array<number>(queryLen).fill(5) : undefined,
+      })),
+    );
+    this.#model.record(this.#watch.watch(openPass()));
+    for (const sequence of sequences) this.#kv.close(sequence);
+    return this.#watch.take();
+  }
+
+  destroy(): void {
+    this.#destroy();
+  }
+}
+
+export interface AttentionWorkOptions extends Partial<PagedAttentionOptions> {
+  /** Keys that the sequences have in common. */
+  readonly shared?: number;
+}
+
+/** One layer of attention, 32 query heads over 8 KV heads of 128, in blocks of 16. */
+export async function attentionWork(
+  gpu: Gpu,
+  lengths: Lengths,
+  dtype: KvDtype,
+  openPass: OpenPass,
+  options: AttentionWorkOptions = {},
+): Promise<Work> {
+  const { shared = 0, ...more } = options;
+  const watch = new WorkWatch(gpu);
+  const numTokens = lengths.reduce((sum, [queryLen]) => sum + queryLen, 0);
+  const blocks = lengths.map(([, seqLen]) => Math.ceil(seqLen / 16));
+  const kv = new KvCache(gpu, {
+    ...{ numLayers: 1, numKvHeads: 8, headDim: 128, blockSize: 16, dtype, maxSequences: lengths.length + 1 },
+    ...{ numBlocks: blocks.reduce((sum, count) => sum + count, 1), maxBlocksPerSequence: Math.max(...blocks) },
+  });
+  // A GPU's workgroups, whatever the adapter is.
+  const attentionOptions = { numHeads: 32, maxTokensPerStep: numTokens, maxInvocations: 128, ...more };
+  const attention = new PagedAttention(new LaunchCache(gpu), kv, attentionOptions);
+  const rows = (heads: number) => gpu.device.createBuffer({ size: numTokens * heads * 128 * 4, usage: GPUBufferUsage.STORAGE });
+  const [layer] = await Promise.all([
+    attention.prepareLayer(0, { query: rows(32), key: rows(8), value: rows(8), output: rows(32) }),
+    attention.prepare(),
+  ]);
+  const prefix = kv.open();
+  kv.extend(prefix, shared);
+  const sequences = lengths.map(([queryLen, seqLen]) => {
+    const sequence = kv.fork(prefix);
+    kv.extend(sequence, seqLen - queryLen - shared);
+    return sequence;
+  });
+  attention.plan([]);
+  attention.write(); // the context's blocks
+  lengths.forEach(([queryLen], i) => void kv.extend(sequences[i], queryLen));
+  watch.take();
+  attention.plan(lengths.map(([queryLen], i) => ({ sequence: sequences[i], queryLen })));
+  attention.write();
+  const pass = watch.watch(openPass());
+  attention.updateTables(pass);
+  layer.append(pass);
+  layer.attend(pass);
+  return watch.take();
+}

@@ -1,0 +1,222 @@
+/** The work of steps, counted without a GPU: more of it fails here, on any machine. */
+import { readFile } from 'node:fs/promises';
+import { afterAll, describe, expect, it, vi } from 'vitest';
+import { filesFrom } from '../../src/engine/index.ts';
+import type { Gpu, KvDtype } from '../../src/index.ts';
+import { changesOfWork, expectWork, type Work } from '../gpu/work.ts';
+import { type AttentionWorkOptions, all, attentionWork, type Lengths, ShippedWork, shippedSteps } from '../gpu/work-cases.ts';
+import { fakeGpu, fakePass } from './fake-gpu.ts';
+
+afterAll(() => vi.unstubAllGlobals());
+
+it('steps of the shipped model are the work that they were', async () => {
+  const files = filesFrom('demo/model', async (name) => new Uint8Array(await readFile(`demo/model/${name}`)));
+  const shipped = await ShippedWork.open(fakeGpu().gpu, files);
+  for (const { name, lengths, work } of shippedSteps) expectWork(name, shipped.step(lengths, fakePass), work);
+});
+
+/** With the limits of an H200: tiles depend on the workgroup memory. */
+function largeGpu(): Gpu {
+  const { gpu } = fakeGpu();
+  const limits = { maxBufferSize: 2 ** 32, maxStorageBufferBindingSize: 2 ** 31 - 4, maxComputeWorkgroupStorageSize: 49152 };
+  return { ...gpu, limits: { ...gpu.limits, ...limits } };
+}
+
+interface Layer {
+  readonly name: string;
+  readonly lengths: Lengths;
+  readonly dtype?: KvDtype;
+  readonly options?: AttentionWorkOptions;
+  readonly work: Work;
+}
+
+const layers: readonly Layer[] = [
+  {
+    name: 'decode 8 x 4096',
+    lengths: all(8, 1, 4096),
+    work: {
+      writes: 1,
+      bytesWritten: 1_968,
+      kernels: {
+        append: { grids: { '16 1 1': 1 }, bound: 134_375_536 },
+        decode: { grids: { '64 8 1': 1 }, bound: 137_166_724 },
+        merge: { grids: { '8 32 1': 1 }, bound: 2_742_864 },
+      },
+    },
+  },
+  {
+    name: 'decode 8 x 4096, int8',
+    lengths: all(8, 1, 4096),
+    dtype: 'int8',
+    work: {
+      writes: 1,
+      bytesWritten: 1_968,
+      kernels: {
+        append: { grids: { '16 1 1': 1 }, bound: 69_332_080 },
+        decode: { grids: { '64 8 1': 1 }, bound: 72_123_268 },
+        merge: { grids: { '8 32 1': 1 }, bound: 2_742_864 },
+      },
+    },
+  },
+  {
+    name: 'decode 8 x 4096, f32',
+    lengths: all(8, 1, 4096),
+    dtype: 'f32',
+    work: {
+      writes: 1,
+      bytesWritten: 1_968,
+      kernels: {
+        append: { grids: { '16 1 1': 1 }, bound: 268_658_800 },
+        decode: { grids: { '64 8 1': 1 }, bound: 271_449_988 },
+        merge: { grids: { '8 32 1': 1 }, bound: 2_742_864 },
+      },
+    },
+  },
+  {
+    name: 'decode 8 x 4096, deterministic',
+    lengths: all(8, 1, 4096),
+    options: { deterministic: true },
+    work: {
+      writes: 1,
+      bytesWritten: 1_200,
+      kernels: {
+        append: { grids: { '16 1 1': 1 }, bound: 134_370_352 },
+        decode: { grids: { '32 8 1': 1 }, bound: 135_336_772 },
+        merge: { grids: { '8 32 1': 1 }, bound: 912_912 },
+      },
+    },
+  },
+  {
+    name: 'decode 8 x 4096, the first half shared',
+    lengths: all(8, 1, 4096),
+    options: { shared: 2048 },
+    work: {
+      writes: 1,
+      bytesWritten: 1_224,
+      kernels: {
+        append: { grids: { '16 1 1': 1 }, bound: 134_375_536 },
+        decode: { grids: { '32 8 1': 1 }, bound: 137_166_724 },
+        prefill: { grids: { '1 8 1': 1 }, bound: 137_166_724 },
+        merge: { grids: { '8 32 1': 1 }, bound: 2_742_864 },
+      },
+    },
+  },
+  {
+    name: 'decode 1 x 65536',
+    lengths: all(1, 1, 65536),
+    work: {
+      writes: 1,
+      bytesWritten: 1_660,
+      kernels: {
+        append: { grids: { '2 1 1': 1 }, bound: 268_599_652 },
+        decode: { grids: { '64 8 1': 1 }, bound: 277_341_816 },
+        merge: { grids: { '1 32 1': 1 }, bound: 8_791_364 },
+      },
+    },
+  },
+  {
+    name: 'decode 64 x 4096',
+    lengths: all(64, 1, 4096),
+    work: {
+      writes: 1,
+      bytesWritten: 3_664,
+      kernels: {
+        append: { grids: { '128 1 1': 1 }, bound: 1_074_502_144 },
+        decode: { grids: { '64 8 1': 1 }, bound: 1_086_989_076 },
+      },
+    },
+  },
+  {
+    name: 'prefill of 512',
+    lengths: all(1, 512, 512),
+    work: {
+      writes: 1,
+      bytesWritten: 18_256,
+      kernels: {
+        'update block table': { grids: { '1 1 1': 1 }, bound: 36_016 },
+        append: { grids: { '1024 1 1': 1 }, bound: 6_392_800 },
+        prefill: { grids: { '64 8 1': 1 }, bound: 19_077_620 },
+      },
+    },
+  },
+  {
+    name: 'prefill of 512 on 4096',
+    lengths: all(1, 512, 4608),
+    work: {
+      writes: 1,
+      bytesWritten: 18_256,
+      kernels: {
+        'update block table': { grids: { '1 1 1': 1 }, bound: 43_696 },
+        append: { grids: { '1024 1 1': 1 }, bound: 23_175_648 },
+        prefill: { grids: { '64 8 1': 1 }, bound: 36_403_188 },
+      },
+    },
+  },
+  {
+    name: '4 prefills of 512 and 60 decodes at 2048',
+    lengths: [...all(4, 512, 512), ...all(60, 1, 2048)],
+    work: {
+      writes: 1,
+      bytesWritten: 78_304,
+      kernels: {
+        'update block table': { grids: { '2 1 1': 1 }, bound: 273_424 },
+        append: { grids: { '4216 1 1': 1 }, bound: 529_279_552 },
+        decode: { grids: { '120 8 1': 1 }, bound: 591_003_476 },
+        prefill: { grids: { '256 8 1': 1 }, bound: 591_003_476 },
+        merge: { grids: { '60 32 1': 1 }, bound: 44_661_792 },
+      },
+    },
+  },
+];
+
+describe('a layer of attention is the work that it was', () => {
+  it.each(layers)('$name', async ({ name, lengths, dtype = 'f16', options, work }) => {
+    expectWork(name, await attentionWork(largeGpu(), lengths, dtype, fakePass, options), work);
+  });
+
+  it('whose writes are bounded, however long the context', async () => {
+    // The step, a new block, and 24 bytes for each part of the row, of which there are 64 at most.
+    for (const context of [16385, 65537, 262145])
+      expect((await attentionWork(largeGpu(), all(1, 1, context), 'f16', fakePass)).bytesWritten).toBeLessThanOrEqual(1668);
+  });
+});
+
+describe('a change of work', () => {
+  const work: Work = {
+    writes: 1,
+    bytesWritten: 100,
+    kernels: { decode: { grids: { '4 8 1': 6 }, bound: 3000 }, merge: { grids: { '1 8 1': 6 }, bound: 600 } },
+  };
+
+  it('is none where nothing changed', () => {
+    expect(changesOfWork(work, structuredClone(work))).toEqual([]);
+  });
+
+  it('names the kernel, both values and their ratio', () => {
+    const more: Work = {
+      writes: 2,
+      bytesWritten: 100,
+      kernels: { decode: { grids: { '6 8 1': 3, '4 8 1': 3 }, bound: 4500 }, append: { grids: { '2 1 1': 1 }, bound: 7 } },
+    };
+    expect(changesOfWork(more, work)).toEqual([
+      'queue writes: 2 instead of 1 (x 2.000)',
+      'decode: workgroups: 240 instead of 192 (x 1.250); 3 of 4 x 8 x 1, 3 of 6 x 8 x 1 instead of 6 of 4 x 8 x 1',
+      'decode: bytes bound: 4,500 instead of 3,000 (x 1.500)',
+      'merge: launches: 0 instead of 6 (gone)',
+      'merge: workgroups: 0 instead of 48 (gone); none instead of 6 of 1 x 8 x 1',
+      'merge: bytes bound: 0 instead of 600 (gone)',
+      'append: launches: 1 instead of 0 (new)',
+      'append: workgroups: 2 instead of 0 (new); 1 of 2 x 1 x 1 instead of none',
+      'append: bytes bound: 7 instead of 0 (new)',
+    ]);
+    const grids = { ...work, kernels: { ...work.kernels, decode: { grids: { '8 4 1': 6 }, bound: 3000 } } };
+    expect(changesOfWork(grids, work)).toEqual(['decode: other grids; 6 of 8 x 4 x 1 instead of 6 of 4 x 8 x 1']);
+  });
+
+  it('fails with what to expect instead', () => {
+    expectWork('a step', work, work);
+    expect(() => expectWork('a step', work, { ...work, bytesWritten: 50 })).toThrow(
+      /a step: the work of a step changed\.\n {2}bytes written: 100 instead of 50 \(x 2\.000\)\nIf it is meant to.*\n\{\n {2}writes: 1,/,
+    );
+  });
+});
