@@ -30,8 +30,8 @@ export function drawSteps(reports) {
       return {
         ...captionOf(report),
         panels: [
-          panelOf(points[0], `against batch: ${fixedOf(report, 'batch', 'context')} tokens in each sequence`, 'sequences', 'linear', most),
-          panelOf(points[1], `against context: ${fixedOf(report, 'context', 'batch')} sequences`, 'tokens in each sequence', 'log', most),
+          panelOf(points[0], `against batch, context ${fixedOf(report, 'batch', 'context')}`, 'sequences', 'linear', most),
+          panelOf(points[1], `against context, batch ${fixedOf(report, 'context', 'batch')}`, 'tokens in each sequence', 'log', most),
         ],
       };
     }),

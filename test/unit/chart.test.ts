@@ -85,8 +85,8 @@ describe('the chart of a step', () => {
     const software = drawSteps([report('step', rows, true)]);
     expect(count(software, /<circle/g)).toBe(8);
     expect(software).not.toContain('whole step');
-    expect(software).toContain('against batch: 512 tokens in each sequence');
-    expect(software).toContain('against context: 4 sequences');
+    expect(software).toContain('against batch, context 512');
+    expect(software).toContain('against context, batch 4');
   });
 
   it('refuses a report without its rows', () => {
