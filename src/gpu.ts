@@ -32,6 +32,8 @@ export interface Gpu {
     readonly subgroups: boolean;
     readonly timestampQuery: boolean;
   };
+  /** Invocations that a subgroup has at least; 0 without the feature. */
+  readonly subgroupMinSize: number;
   /** What the host's WGSL offers beyond the core. */
   readonly wgslLanguageFeatures: ReadonlySet<string>;
   /** Resolves (never rejects) when the device is lost, also after `destroy()`. */
@@ -101,6 +103,7 @@ export function gpuFromDevice(device: GPUDevice, info = device.adapterInfo, api:
       subgroups: device.features.has('subgroups'),
       timestampQuery: device.features.has('timestamp-query'),
     },
+    subgroupMinSize: device.features.has('subgroups') ? (info?.subgroupMinSize ?? 0) : 0,
     lost,
     get loss() {
       return loss;

@@ -132,7 +132,9 @@ export class HashedPool {
     const bytes = kvFormats[dtype].bytes;
     if (bytes === 4) return values.map((_, d) => hashedNormal(at + d));
     if (bytes === 2) return values.map((_, d) => hashedNormal(2 * at + d));
-    const scale = scaleUnits[dtype] * (hasTokenScales(options) ? 1 + (hash(blockAt + rows * rowWords + row) % 4) : 1);
+    const scale =
+      scaleUnits[dtype] *
+      (hasTokenScales(options) ? 1 + (hash(blockAt + rows * rowWords + 2 * (inBlock * numKvHeads + head) + isValue) % 4) : 1);
     const mask = dtype === 'int8' ? 0xff : 0xbf;
     return values.map((_, d) => scale * decodeByte(dtype, (hash(at + (d >> 2)) >>> (8 * (d & 3))) & mask));
   }

@@ -88,8 +88,9 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid:
     keys = scaled(keys, 1.0 / keyScale);
     values = scaled(values, 1.0 / valueScale);
     if (chunk == 0u) {
-      poolStore(buffer, scaleWord(u32(slot), head, 0u), bitcast<u32>(keyScale));
-      poolStore(buffer, scaleWord(u32(slot), head, 1u), bitcast<u32>(valueScale));
+      let scales = scaleWord(u32(slot), head);
+      poolStore(buffer, scales, bitcast<u32>(keyScale));
+      poolStore(buffer, scales + 1u, bitcast<u32>(valueScale));
     }
   } else if (kvDtype >= kvInt8) {
     keys = scaled(keys, 1.0 / args.keyScale);

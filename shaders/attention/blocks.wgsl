@@ -1,6 +1,6 @@
 // Where things are in the paged pool of one layer; the layout of src/attention/layout.ts. A pool is one buffer or several of
-// `blocksPerBuffer` blocks each. A block is [key, value][blockSize][numKvHeads] rows of headDim values, then the rows' scales (f32) in the same
-// order, where each token and head has one.
+// `blocksPerBuffer` blocks each. A block is [key, value][blockSize][numKvHeads] rows of headDim values, then, where each token and head has
+// scales of its own, [blockSize][numKvHeads] pairs of f32 (of the key, of the value).
 // Needs the prelude's `headDim`, `kvDtype`, `tokenScales`, `blocksPerBuffer`, and `loadWords`, the u32 of one load.
 
 override blockSize: u32;
@@ -42,10 +42,10 @@ fn valueOffset() -> u32 {
   return blockSize * numKvHeads * rowLoads;
 }
 
-// Where a row's scale is, in u32 from the start of its buffer. isValue: 0 for a key, 1 for a value.
-fn scaleWord(slot: u32, head: u32, isValue: u32) -> u32 {
-  let row = (isValue * blockSize + slot % blockSize) * numKvHeads + head;
-  return slot / blockSize % blocksPerBuffer * blockWords() + rowsOfBlock() * rowWords + row;
+// Where the scales of a slot's key and value are, one behind the other, in u32 from the start of their buffer.
+fn scaleWord(slot: u32, head: u32) -> u32 {
+  let pair = slot % blockSize * numKvHeads + head;
+  return slot / blockSize % blocksPerBuffer * blockWords() + rowsOfBlock() * rowWords + 2u * pair;
 }
 
 fn bufferOf(slot: u32) -> u32 {

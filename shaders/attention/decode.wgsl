@@ -3,9 +3,11 @@
 //
 // A team of keyThreads invocations reads a row together, a load of 16 bytes (a "unit") each, so that neighbours read neighbouring memory. The
 // teams go through the item's keys in tiles of keysPerThread keys for each team. In a tile every invocation multiplies its units of the keys with
-// the queries, and leaves the parts of the scores in workgroup memory; then each score is added up and finished by one invocation. Each team
-// keeps a softmax state (maximum, sum, output) of its own for its keys, so that nothing else is shared until the end, when the teams' states are
-// joined. Two barriers per tile. Values, and the next tile's keys, are on their way while scores are worked out.
+// the queries, and leaves the parts of the scores in workgroup memory; then each score is added up and made a weight by one invocation, relative
+// to a reference, and each team adds its weighted values to outputs of its own, which are joined at the end. The reference of a head is a score
+// that was the highest when it was taken; a new one is taken only when a score is higher by `slack`, so that hardly any tile has to rescale what
+// was added before (Dao 2024 has the same thought). Two barriers per tile; one where subgroups add up the parts. Values, and the next tile's
+// keys, are on their way meanwhile.
 //
 // Reads headDim * 2 values per key and head. Only visible keys are read: the others may have no block any more.
 
@@ -15,22 +17,26 @@ const teams = invocations / keyThreads;
 const keyTile = teams * keysPerThread;
 const columns = headDim / 4u;
 const scoreStride = keyThreads + 1u; // odd steps keep the banks of workgroup memory apart
-const scoreWords = keyTile * headTile * scoreStride;
+const partWords = select(keyTile * headTile * scoreStride, 0u, subgroups);
+const ownScores = select((keyTile * headTile + invocations - 1u) / invocations, max(padded / keyThreads, 1u), subgroups);
 
 var<workgroup> queries: array<vec4f, headTile * columns>;
 // The parts of a tile's scores, [key][head][lane]; at the end what the teams hand over of one head, [team][headDim].
-var<workgroup> parts: array<f32, max(scoreWords, teams * headDim)>;
-var<workgroup> scores: array<f32, keyTile * headTile>;
-// Of the last tile, this one and the next two, in turn: addresses of the keys' rows, or noRow, and the rows' scales.
+var<workgroup> parts: array<f32, max(partWords, teams * headDim)>;
+var<workgroup> scores: array<f32, 2u * keyTile * headTile>; // [turn][key][head]
+var<workgroup> weights: array<f32, 2u * keyTile * headTile>; // the same; with the values' scales
+// Of the last tile, this one and the next two, in turn: addresses of the keys' rows, or noRow, and the scales of keys and values.
 var<workgroup> rows: array<u32, 4u * keyTile>;
 const scaleSlots = 4u * keyTile * scaleWords + 1u;
-var<workgroup> keyScales: array<f32, scaleSlots>;
-var<workgroup> valueScales: array<f32, scaleSlots>;
+var<workgroup> scales: array<vec2f, scaleSlots>;
 var<workgroup> querySums: array<f32, headTile>; // where codes have an offset
-var<workgroup> teamMaxima: array<f32, teams * headTile>;
-var<workgroup> teamSums: array<f32, teams * headTile>;
+var<workgroup> references: array<atomic<u32>, headTile>; // as ordered bits
+var<workgroup> raised: array<atomic<u32>, 2>; // the last even and the last odd round that raised a reference
+var<workgroup> totals: array<vec2f, headTile>;
 
 const rawLoads = keysPerThread * unitsPerThread;
+// e^16 is far from where sums of weights overflow, and from where the weights of a few thousand small ones are lost.
+const slack = 16.0;
 
 fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
   let at = token * constants.queryStride + constants.queryOffset + head * headDim;
@@ -51,18 +57,17 @@ fn findSlot(tile: u32, keyEnd: u32, span: Span, tableStart: u32, local: u32) -> 
   return slotOf(tableStart, key);
 }
 
-// A key's scale, or a value's, where rows have one.
-fn findScale(slot: u32, kvHead: u32, isValue: u32) -> f32 {
+// The scales of a key and of its value, where rows have one.
+fn findScales(slot: u32, kvHead: u32) -> vec2f {
   if (!tokenScales || slot == noRow) {
-    return 1.0;
+    return vec2f(1.0);
   }
-  return rowScale(slot, kvHead, isValue);
+  return rowScales(slot, kvHead);
 }
 
-fn keepScales(turn: u32, keyScale: f32, valueScale: f32, local: u32) {
+fn keepScales(turn: u32, found: vec2f, local: u32) {
   if (tokenScales && local < keyTile) {
-    keyScales[turn * keyTile + local] = keyScale;
-    valueScales[turn * keyTile + local] = valueScale;
+    scales[turn * keyTile + local] = found;
   }
 }
 
@@ -70,6 +75,11 @@ fn keepRow(turn: u32, slot: u32, kvHead: u32, local: u32) {
   if (local < keyTile) {
     rows[turn * keyTile + local] = select(keyAddress(slot, kvHead), noRow, slot == noRow);
   }
+}
+
+// A weight of 0 stays one whatever the scale, which may be that of a key that nobody sees.
+fn scaledWeight(p: f32, scale: f32) -> f32 {
+  return select(0.0, p * scale, p > 0.0);
 }
 
 @compute @workgroup_size(invocations)
@@ -98,11 +108,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
   }
   var following = nextTile(tile + keyTile, keyTile, firstInWindow);
+  var later = nextTile(following + keyTile, keyTile, firstInWindow);
+  // What a tile needs is looked up rounds ahead, and kept in workgroup memory a round after it was asked for: nobody waits for it.
   let firstSlot = findSlot(tile, keyEnd, span, tableStart, local);
-  var nextSlot = findSlot(following, keyEnd, span, tableStart, local);
+  let secondSlot = findSlot(following, keyEnd, span, tableStart, local);
+  var laterSlot = findSlot(later, keyEnd, span, tableStart, local);
+  var nextScales = findScales(secondSlot, kvHead);
   keepRow(0u, firstSlot, kvHead, local);
-  keepRow(1u, nextSlot, kvHead, local);
-  keepScales(0u, findScale(firstSlot, kvHead, 0u), findScale(firstSlot, kvHead, 1u), local);
+  keepRow(1u, secondSlot, kvHead, local);
+  keepScales(0u, findScales(firstSlot, kvHead), local);
+  for (var g = local; g < headTile; g += invocations) {
+    atomicStore(&references[g], orderedBits(startMaximum(firstHead + g, g < heads, segment)));
+  }
 
   if (codeOffset != 0.0) {
     workgroupBarrier();
@@ -116,21 +133,40 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   }
 
   var accumulated: array<vec4f, headTile * unitsPerThread * unitVectors>;
-  var maximum: array<f32, headTile>;
-  var sum: array<f32, headTile>;
-  var scaledSum: array<f32, headTile>; // where codes have an offset: the sum of weights times scales
+  var reference: array<f32, headTile>;
   for (var g = 0u; g < headTile; g++) { // unrolled
-    // A sink takes part in one team's state.
-    maximum[g] = select(noScore, startMaximum(firstHead + g, g < heads, segment), team == 0u);
-    sum[g] = select(0.0, 1.0, maximum[g] != noScore);
-    scaledSum[g] = 0.0;
+    reference[g] = startMaximum(firstHead + g, g < heads, segment);
     for (var i = 0u; i < unitsPerThread * unitVectors; i++) { // unrolled
       accumulated[g * unitsPerThread * unitVectors + i] = vec4f(0.0);
     }
   }
+  // The scores of a tile that this invocation finishes: of which key and head, the head's reference, and sums of weights, without the values'
+  // scales and with them. Where subgroups add up, sums end in lanes of the key's team, in order, and some lanes may have copies.
+  var ownExists: array<bool, ownScores>;
+  var ownKey: array<u32, ownScores>;
+  var ownHead: array<u32, ownScores>;
+  var ownReference: array<f32, ownScores>;
+  var sums: array<vec2f, ownScores>;
+  for (var n = 0u; n < ownScores; n++) { // unrolled
+    if (subgroups) {
+      const copies = max(keyThreads / padded, 1u);
+      let i = lane / copies * ownScores + n;
+      ownExists[n] = i < keysPerThread * headTile && lane % copies == 0u;
+      ownKey[n] = min(i / headTile, keysPerThread - 1u) * teams + team;
+      ownHead[n] = i % headTile;
+    } else {
+      let i = local + n * invocations;
+      ownExists[n] = i < keyTile * headTile;
+      ownKey[n] = min(i / headTile, keyTile - 1u);
+      ownHead[n] = i % headTile;
+    }
+    ownReference[n] = startMaximum(firstHead + ownHead[n], ownHead[n] < heads, segment);
+    sums[n] = vec2f(0.0);
+  }
   workgroupBarrier();
 
   var turn = 0u;
+  var round = 0u;
   var keys: array<PoolLoad, rawLoads>;
   var values: array<PoolLoad, rawLoads>;
   for (var j = 0u; j < keysPerThread; j++) { // unrolled
@@ -141,11 +177,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   }
   while (tile < keyEnd) {
     let next = (turn + 1u) % 4u;
-    let later = nextTile(following + keyTile, keyTile, firstInWindow);
-    // Looked up here, kept below: by then they have arrived.
-    let laterSlot = findSlot(later, keyEnd, span, tableStart, local);
-    let nextKeyScale = findScale(nextSlot, kvHead, 0u);
-    let nextValueScale = findScale(nextSlot, kvHead, 1u);
+    let latest = nextTile(later + keyTile, keyTile, firstInWindow);
+    let latestSlot = findSlot(latest, keyEnd, span, tableStart, local);
+    let laterScales = findScales(laterSlot, kvHead);
+    round++;
+    let own = turn % 2u * keyTile * headTile;
     for (var j = 0u; j < keysPerThread; j++) { // unrolled
       let row = rows[turn * keyTile + j * teams + team];
       for (var u = 0u; u < unitsPerThread; u++) { // unrolled
@@ -153,8 +189,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       }
     }
 
-    var products: array<f32, keysPerThread * headTile>;
-    for (var i = 0u; i < keysPerThread * headTile; i++) { // unrolled
+    var products: array<f32, padded>;
+    for (var i = 0u; i < padded; i++) { // unrolled
       products[i] = 0.0;
     }
     for (var u = 0u; u < unitsPerThread; u++) { // unrolled
@@ -172,9 +208,25 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         }
       }
     }
-    for (var j = 0u; j < keysPerThread; j++) { // unrolled
-      for (var g = 0u; g < headTile; g++) { // unrolled
-        parts[((j * teams + team) * headTile + g) * scoreStride + lane] = products[j * headTile + g];
+    if (subgroups) {
+      // In each step a lane gives half of its sums to the lane across and adds that one's other half to its own.
+      for (var step = 0u; step < laneBits; step++) { // unrolled
+        let across = keyThreads >> (step + 1u);
+        let upper = (lane & across) != 0u;
+        for (var i = 0u; i < padded >> (step + 1u); i++) { // unrolled
+          let other = i + (padded >> (step + 1u));
+          let given = exchange(select(products[other], products[i], upper), across);
+          products[i] = given + select(products[i], products[other], upper);
+        }
+        if ((padded >> step) <= 1u) {
+          products[0] += exchange(products[0], across);
+        }
+      }
+    } else {
+      for (var j = 0u; j < keysPerThread; j++) { // unrolled
+        for (var g = 0u; g < headTile; g++) { // unrolled
+          parts[((j * teams + team) * headTile + g) * scoreStride + lane] = products[j * headTile + g];
+        }
       }
     }
     for (var j = 0u; j < keysPerThread; j++) { // unrolled
@@ -183,96 +235,125 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         keys[j * unitsPerThread + u] = loadVisible(row, 0u, lane + u * keyThreads);
       }
     }
-    keepRow((turn + 2u) % 4u, laterSlot, kvHead, local);
-    keepScales(next, nextKeyScale, nextValueScale, local);
-    nextSlot = laterSlot;
-    workgroupBarrier();
-
-    for (var i = local; i < keyTile * headTile; i += invocations) {
-      let k = i / headTile;
-      var score = noScore;
-      if (rows[turn * keyTile + k] != noRow) {
-        score = 0.0;
-        for (var l = 0u; l < keyThreads; l++) { // unrolled
-          score += parts[i * scoreStride + l];
-        }
-        if (codeOffset != 0.0) {
-          score += querySums[i % headTile];
-        }
-        if (tokenScales) {
-          score *= codeFactor * keyScales[turn * keyTile + k];
-        } else if (kvDtype >= kvInt8) {
-          score *= codeFactor * constants.keyScale;
-        }
-        score = finalScore(score, span, token, firstHead + min(i % headTile, heads - 1u), tile + k);
-      }
-      scores[i] = score;
+    if (!subgroups) {
+      workgroupBarrier();
     }
+
+    var ownScore: array<f32, ownScores>;
+    var ownWeight: array<f32, ownScores>;
+    var valueScale: array<f32, ownScores>;
+    for (var n = 0u; n < ownScores; n++) { // unrolled
+      let k = ownKey[n];
+      let g = ownHead[n];
+      ownScore[n] = noScore;
+      ownWeight[n] = 0.0;
+      valueScale[n] = 1.0;
+      if (ownExists[n]) {
+        if (rows[turn * keyTile + k] != noRow) {
+          var score = products[n];
+          if (!subgroups) {
+            score = 0.0;
+            for (var l = 0u; l < keyThreads; l++) { // unrolled
+              score += parts[(k * headTile + g) * scoreStride + l];
+            }
+          }
+          if (codeOffset != 0.0) {
+            score += querySums[g];
+          }
+          if (tokenScales) {
+            let both = scales[turn * keyTile + k];
+            score *= codeFactor * both.x;
+            valueScale[n] = both.y;
+          } else if (kvDtype >= kvInt8) {
+            score *= codeFactor * constants.keyScale;
+          }
+          score = finalScore(score, span, token, firstHead + min(g, heads - 1u), tile + k);
+          ownScore[n] = score;
+          if (score > ownReference[n] + slack) {
+            atomicMax(&references[g], orderedBits(score));
+            atomicStore(&raised[turn % 2u], round);
+          }
+          ownWeight[n] = weight(min(score, ownReference[n] + slack), ownReference[n]);
+        }
+        scores[own + k * headTile + g] = ownScore[n];
+        weights[own + k * headTile + g] = scaledWeight(ownWeight[n], valueScale[n]);
+      }
+    }
+    keepRow((turn + 2u) % 4u, laterSlot, kvHead, local);
+    keepScales(next, nextScales, local);
     workgroupBarrier();
 
-    var weights: array<f32, keysPerThread * headTile>;
-    for (var g = 0u; g < headTile; g++) { // unrolled
-      let before = maximum[g];
-      for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        maximum[g] = max(maximum[g], scores[(j * teams + team) * headTile + g]);
+    var shares: array<f32, keysPerThread * headTile>;
+    for (var j = 0u; j < keysPerThread; j++) { // unrolled
+      for (var g = 0u; g < headTile; g++) { // unrolled
+        shares[j * headTile + g] = weights[own + (j * teams + team) * headTile + g];
       }
-      if (before != maximum[g]) {
-        let factor = rescale(before, maximum[g]);
-        sum[g] *= factor;
-        scaledSum[g] *= factor;
+    }
+    if (atomicLoad(&raised[turn % 2u]) == round) {
+      for (var g = 0u; g < headTile; g++) { // unrolled
+        let highest = fromOrderedBits(atomicLoad(&references[g]));
+        let factor = rescale(reference[g], highest);
+        reference[g] = highest;
         for (var i = 0u; i < unitsPerThread * unitVectors; i++) { // unrolled
           accumulated[g * unitsPerThread * unitVectors + i] *= factor;
         }
-      }
-      for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        let k = j * teams + team;
-        var p = weight(scores[k * headTile + g], maximum[g]);
-        sum[g] += p;
-        if (tokenScales) {
-          p *= select(0.0, valueScales[turn * keyTile + k], p > 0.0);
+        for (var j = 0u; j < keysPerThread; j++) { // unrolled
+          let k = j * teams + team;
+          shares[j * headTile + g] = weight(scores[own + k * headTile + g], highest);
+          if (tokenScales) {
+            shares[j * headTile + g] = scaledWeight(shares[j * headTile + g], scales[turn * keyTile + k].y);
+          }
         }
-        if (codeOffset != 0.0) {
-          scaledSum[g] += p;
-        }
-        weights[j * headTile + g] = p;
       }
+      for (var n = 0u; n < ownScores; n++) { // unrolled
+        let highest = fromOrderedBits(atomicLoad(&references[ownHead[n]]));
+        sums[n] *= rescale(ownReference[n], highest);
+        ownReference[n] = highest;
+        ownWeight[n] = weight(ownScore[n], highest);
+      }
+    }
+    for (var n = 0u; n < ownScores; n++) { // unrolled
+      sums[n] += vec2f(ownWeight[n], scaledWeight(ownWeight[n], valueScale[n]));
     }
     for (var u = 0u; u < unitsPerThread; u++) { // unrolled
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
         for (var v = 0u; v < unitVectors; v++) { // unrolled
           let unpacked = unpackVector(values[j * unitsPerThread + u], v);
           for (var g = 0u; g < headTile; g++) { // unrolled
-            accumulated[(g * unitsPerThread + u) * unitVectors + v] += weights[j * headTile + g] * unpacked;
+            accumulated[(g * unitsPerThread + u) * unitVectors + v] += shares[j * headTile + g] * unpacked;
           }
         }
       }
     }
     tile = following;
     following = later;
+    later = latest;
+    laterSlot = latestSlot;
+    nextScales = laterScales;
     turn = next;
   }
 
-  // Join the teams' states.
-  if (lane == 0u) {
-    for (var g = 0u; g < headTile; g++) { // unrolled
-      teamMaxima[team * headTile + g] = maximum[g];
-      teamSums[team * headTile + g] = sum[g];
+  // Join what the teams added up. First the sums, by the memory of the parts of scores, which nobody reads any more.
+  workgroupBarrier();
+  for (var n = 0u; n < ownScores; n++) { // unrolled
+    if (ownExists[n]) {
+      scores[ownKey[n] * headTile + ownHead[n]] = sums[n].x;
+      weights[ownKey[n] * headTile + ownHead[n]] = sums[n].y;
     }
   }
   workgroupBarrier();
+  for (var g = local; g < headTile; g += invocations) {
+    let start = startMaximum(firstHead + g, g < heads, segment);
+    var total = vec2f(select(exp(start - fromOrderedBits(atomicLoad(&references[g]))), 0.0, start == noScore), 0.0);
+    for (var k = 0u; k < keyTile; k++) {
+      total += vec2f(scores[k * headTile + g], weights[k * headTile + g]);
+    }
+    totals[g] = total;
+  }
   for (var g = 0u; g < headTile; g++) { // unrolled
-    var all = noScore;
-    for (var t = 0u; t < teams; t++) {
-      all = max(all, teamMaxima[t * headTile + g]);
-    }
-    var total = 0.0;
-    for (var t = 0u; t < teams; t++) {
-      total += teamSums[t * headTile + g] * rescale(teamMaxima[t * headTile + g], all);
-    }
-    let factor = rescale(maximum[g], all);
     for (var u = 0u; u < unitsPerThread; u++) { // unrolled
       for (var v = 0u; v < unitVectors; v++) { // unrolled
-        let part = factor * codeFactor * (accumulated[(g * unitsPerThread + u) * unitVectors + v] + codeOffset * scaledSum[g]);
+        let part = accumulated[(g * unitsPerThread + u) * unitVectors + v];
         let at = team * headDim + ((lane + u * keyThreads) * unitVectors + v) * 4u;
         for (var i = 0u; i < 4u; i++) {
           parts[at + i] = part[i];
@@ -281,15 +362,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
     workgroupBarrier();
     for (var column = local; column < columns && g < heads; column += invocations) {
-      var result = vec4f(0.0);
+      var result = vec4f(codeOffset * totals[g].y);
       for (var t = 0u; t < teams; t++) {
         let at = t * headDim + column * 4u;
         result += vec4f(parts[at], parts[at + 1u], parts[at + 2u], parts[at + 3u]);
       }
+      result *= codeFactor;
       if (kvDtype >= kvInt8 && !tokenScales) {
         result *= constants.valueScale;
       }
-      storeColumns(span, segment, token, firstHead + g, column, result, all, total);
+      storeColumns(span, segment, token, firstHead + g, column, result, reference[g], totals[g].x);
     }
     workgroupBarrier();
   }

@@ -17,9 +17,11 @@ fn loadVisible(row: u32, offset: u32, i: u32) -> PoolLoad {
   return loadUnit(row + offset, i);
 }
 
-fn rowScale(slot: u32, head: u32, isValue: u32) -> f32 {
-  let word = scaleWord(slot, head, isValue);
-  return bitcast<f32>(poolLoad(bufferOf(slot), word / loadWords)[word % loadWords]);
+// The scales of a slot's key and value.
+fn rowScales(slot: u32, head: u32) -> vec2f {
+  let word = scaleWord(slot, head);
+  let loaded = poolLoad(bufferOf(slot), word / loadWords);
+  return bitcast<vec2f>(scalePair(loaded, word % loadWords));
 }
 
 // The slot of a key of the sequence whose block table starts at `tableStart`.

@@ -57,8 +57,9 @@ fn findRows(turn: u32, tile: u32, keyEnd: u32, tokens: u32, tableStart: u32, kvH
       let slot = slotOf(tableStart, key);
       rows[at] = keyAddress(slot, kvHead);
       if (tokenScales) {
-        keyScales[at] = rowScale(slot, kvHead, 0u);
-        valueScales[at] = rowScale(slot, kvHead, 1u);
+        let both = rowScales(slot, kvHead);
+        keyScales[at] = both.x;
+        valueScales[at] = both.y;
       }
     }
   }

@@ -27,7 +27,14 @@ import {
   PlanWriter,
   packBatch,
 } from './plan.ts';
-import { chooseDecodeTile, choosePrefillTile, type DecodeTile, type PrefillTile, workgroupInvocations } from './tuning.ts';
+import {
+  chooseDecodeTile,
+  choosePrefillTile,
+  type DecodeTile,
+  mergeInvocations,
+  type PrefillTile,
+  workgroupInvocations,
+} from './tuning.ts';
 
 /** More blocks than any buffer holds: pools of one buffer share their pipelines whatever their size. */
 const allBlocks = 0x7fffffff;
@@ -54,8 +61,10 @@ export class PagedAttention {
   readonly #options: PagedAttentionOptions;
   readonly #prefillTile: PrefillTile;
   readonly #decodeTile: DecodeTile;
+  readonly #mergeInvocations: number;
   readonly #targetWorkgroups: number;
   readonly #minSegmentKeys: number;
+  readonly #unsplitKeys: number;
   readonly #maxPartials: number;
   readonly #partials: GPUBuffer;
   readonly #noRotary: GPUBuffer;
@@ -82,7 +91,7 @@ export class PagedAttention {
       throw new InvalidArgumentError('maxInvocations', invocations, 'an integer from 1 to 256');
     const memory = cache.gpu.limits.maxComputeWorkgroupStorageSize;
     const prefillTile = choosePrefillTile(headDim, groupSize, memory, invocations);
-    const decodeTile = chooseDecodeTile(kv.options, groupSize, memory, invocations);
+    const decodeTile = chooseDecodeTile(kv.options, groupSize, memory, invocations, cache.gpu.subgroupMinSize);
     if (!prefillTile || !decodeTile) {
       throw new LimitExceededError(
         `Attention with headDim ${headDim}`,
@@ -97,9 +106,12 @@ export class PagedAttention {
     this.#options = options;
     this.#prefillTile = prefillTile;
     this.#decodeTile = decodeTile;
+    this.#mergeInvocations = mergeInvocations(invocations);
     // In deterministic mode keys are cut at the same places whatever the batch, so that there may be more states than the GPU needs.
     this.#targetWorkgroups = options.deterministic ? Number.POSITIVE_INFINITY : (options.targetWorkgroups ?? 512);
-    this.#minSegmentKeys = options.minSegmentKeys ?? (options.deterministic ? 1024 : 256);
+    const [segmentKeys, unsplitKeys] = options.deterministic ? [1024, 1024] : [128, 256];
+    this.#minSegmentKeys = options.minSegmentKeys ?? segmentKeys;
+    this.#unsplitKeys = options.minSegmentKeys ?? unsplitKeys;
 
     const limits = {
       maxTokensPerStep: options.maxTokensPerStep,
@@ -214,12 +226,14 @@ export class PagedAttention {
     const decodeArgs: ArgumentsOf<PoolKernels['decode']['arguments']> = {
       ...attendArgs,
       ...this.#decodeTile,
+      subgroups: String(this.#decodeTile.subgroups),
     };
     const { tokens: _, ...prefillTile } = this.#prefillTile;
     const prefillArgs: ArgumentsOf<PoolKernels['prefill']['arguments']> = { ...attendArgs, ...prefillTile };
     const mergeArgs: ArgumentsOf<typeof mergeKernel.arguments> = {
       headDim,
       numHeads,
+      invocations: this.#mergeInvocations,
       plan,
       partials: this.#partials,
       output: options.output,
@@ -330,7 +344,7 @@ export class PagedAttention {
     this.#counts = packBatch(this.writer, planned, {
       blockSize,
       prefillTokens: this.#prefillTile.tokens,
-      segmentKeys: chooseSegmentKeys(planned, workgroupsPerItem, this.#targetWorkgroups, this.#minSegmentKeys),
+      segmentKeys: chooseSegmentKeys(planned, workgroupsPerItem, this.#targetWorkgroups, this.#minSegmentKeys, this.#unsplitKeys),
       maxPartials: this.#maxPartials,
       maxSplitQuery: deterministic ? 0 : 16,
       filterByQueryLen,

@@ -120,13 +120,16 @@ const mergeArguments = { logSumExp: perCall('u32') } as const;
 export const mergeKernel = defineKernel({
   name: 'merge',
   source: [stateSource, mergeSource],
-  prelude: ({ headDim, numHeads }) =>
-    [planPrelude, argumentStruct(mergeArguments), constants({ headDim, numHeads, PARTIAL_WORDS: partialWords(Number(headDim)) })].join(
-      '\n',
-    ),
+  prelude: ({ headDim, numHeads, invocations }) =>
+    [
+      planPrelude,
+      argumentStruct(mergeArguments),
+      constants({ headDim, numHeads, invocations, PARTIAL_WORDS: partialWords(Number(headDim)) }),
+    ].join('\n'),
   arguments: {
     headDim: frozen('text'),
     numHeads: frozen('text'),
+    invocations: frozen('text'),
     plan: readBuffer,
     partials: writeBuffer,
     output: writeBuffer,
@@ -227,26 +230,38 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
     name: 'decode',
     source: [...attendSource, decodeSource],
     prelude: (selectors) => {
-      const { headTile, keyThreads, keysPerThread, invocations } = selectors;
-      return `${attendPrelude(selectors)}\n${constants({ headTile, keyThreads, keysPerThread, invocations })}`;
+      const { headTile, keyThreads, keysPerThread, invocations, subgroups } = selectors;
+      const padded = 2 ** Math.ceil(Math.log2(Number(keysPerThread) * Number(headTile)));
+      const sizes = {
+        headTile,
+        keyThreads,
+        keysPerThread,
+        invocations,
+        subgroups,
+        padded,
+        laneBits: Math.floor(Math.log2(Number(keyThreads))),
+      };
+      return [attendPrelude(selectors), constants(sizes), exchangeFunction(subgroups === 'true')].join('\n');
     },
+    enables: ({ subgroups }) => (subgroups === 'true' ? ['subgroups'] : []),
     arguments: {
       ...layout,
       ...heads,
-      ...{ invocations: frozen('text'), keyThreads: frozen('text'), keysPerThread: frozen('text') },
+      ...{ invocations: frozen('text'), keyThreads: frozen('text'), keysPerThread: frozen('text'), subgroups: frozen('text') },
       ...buffers,
       ...queryArguments,
       ...scalars,
       numItems: gridCount,
     },
     unroll: true,
-    workgroupMemory: ({ headDim, headTile, keyThreads, keysPerThread, invocations, tokenScales }) =>
+    workgroupMemory: ({ headDim, headTile, keyThreads, keysPerThread, invocations, subgroups, tokenScales }) =>
       decodeMemory(
         {
           headTile: Number(headTile),
           keyThreads: Number(keyThreads),
           keysPerThread: Number(keysPerThread),
           invocations: Number(invocations),
+          subgroups: subgroups === 'true',
         },
         Number(headDim),
         tokenScales === 'true',
@@ -288,6 +303,11 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
   return { append, copy, decode, prefill };
 }
 
+/** What the lane whose number differs in this bit has. */
+function exchangeFunction(subgroups: boolean): string {
+  return `fn exchange(value: f32, bit: u32) -> f32 { return ${subgroups ? 'subgroupShuffleXor(value, bit)' : 'value'}; }`;
+}
+
 /** A unit is what one load brings: vectors of four values. */
 function unitFunctions(kvDtype: number, loadWords: number): string {
   const { bytes, unpack, factor, offset } = Object.values(kvFormats)[kvDtype];
@@ -298,7 +318,8 @@ const unit = ${4 * vectors}u;
 const unitVectors = ${vectors}u;
 const codeFactor = ${factor.toFixed(1)};
 const codeOffset = ${offset.toFixed(1)};
-fn unpackVector(w: PoolLoad, v: u32) -> vec4f { return ${unpack}; }`;
+fn unpackVector(w: PoolLoad, v: u32) -> vec4f { return ${unpack}; }
+fn scalePair(w: PoolLoad, at: u32) -> vec2<u32> { return ${loadWords === 4 ? 'select(w.xy, w.zw, at == 2u)' : 'w'}; }`;
 }
 
 export type PoolKernels = ReturnType<typeof definePoolKernels>;

@@ -39,7 +39,7 @@ export const kvDtypes = Object.keys(kvFormats) as readonly KvDtype[];
 
 /**
  * What fixes the layout of a layer's pool: blocks of [key, value][blockSize][numKvHeads][headDim] in the storage dtype, each followed by its
- * scales, f32 [key, value][blockSize][numKvHeads], where there is one for each token and head.
+ * scales, f32 [blockSize][numKvHeads][key, value], where there is one for each token and head.
  */
 export interface KvLayout {
   /** Token slots of a block; a multiple of 8. */

@@ -8,7 +8,7 @@ export interface PagedAttentionOptions {
   readonly numHeads: number;
   /** Most new tokens of one step, over all sequences. */
   readonly maxTokensPerStep: number;
-  /** Keys from which on a decode row is split among workgroups; default 256. */
+  /** Fewest keys of a part of a decode row that is split among workgroups; default 128, where rows of up to 256 are not split. */
   readonly minSegmentKeys?: number;
   /** Workgroups that a decode launch aims at when it splits; default 512. */
   readonly targetWorkgroups?: number;

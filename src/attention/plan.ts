@@ -330,16 +330,23 @@ export function packBatch(writer: PlanWriter, batch: readonly PlannedSequence[],
 
 /**
  * Chooses how many keys one work item takes: as many as leave about `targetWorkgroups` workgroups to the GPU, but at least
- * `minSegmentKeys` (a shorter segment costs more in the merge than it wins), in whole tiles of 64.
+ * `minSegmentKeys` (a shorter segment costs more in the merge than it wins), in whole tiles of 64. Where no row is longer than `unsplitKeys`,
+ * none is split, which saves the launch that merges.
  */
 export function chooseSegmentKeys(
   batch: readonly PlannedSequence[],
   workgroupsPerItem: number,
   targetWorkgroups: number,
   minSegmentKeys: number,
+  unsplitKeys = minSegmentKeys,
 ): number {
   let keys = 0;
-  for (const { queryLen, seqLen } of batch) if (queryLen === 1) keys += seqLen;
+  let longest = 0;
+  for (const { queryLen, seqLen } of batch) {
+    if (queryLen === 1) keys += seqLen;
+    longest = Math.max(longest, seqLen);
+  }
+  if (longest <= unsplitKeys) return unsplitKeys;
   const even = Math.ceil((keys * workgroupsPerItem) / targetWorkgroups / 64) * 64;
   return Math.max(minSegmentKeys, even);
 }

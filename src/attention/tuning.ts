@@ -57,11 +57,13 @@ export interface DecodeTile {
   readonly keysPerThread: number;
   /** Invocations of a workgroup, a multiple of keyThreads. */
   readonly invocations: number;
+  /** Parts of scores are added up by subgroup operations. Then keyThreads is a power of two, and no more than a subgroup has. */
+  readonly subgroups: boolean;
 }
 
 /** Bytes of workgroup memory of the decode kernel: queries, parts of scores or the teams' outputs, scores, rows, scales and the teams' states. */
 export function decodeMemory(
-  { headTile, keyThreads, keysPerThread, invocations }: DecodeTile,
+  { headTile, keyThreads, keysPerThread, invocations, subgroups }: DecodeTile,
   headDim: number,
   tokenScales: boolean,
 ): number {
@@ -69,12 +71,14 @@ export function decodeMemory(
   const keyTile = teams * keysPerThread;
   const words = [
     headTile * headDim,
-    Math.max(keyTile * headTile * (keyThreads + 1), teams * headDim),
-    keyTile * headTile,
+    Math.max(subgroups ? 0 : keyTile * headTile * (keyThreads + 1), teams * headDim),
+    ...[1, 2].map(() => 2 * keyTile * headTile),
     4 * keyTile,
-    ...[1, 2].map(() => (tokenScales ? 4 * keyTile : 0) + 1),
+    2 * ((tokenScales ? 4 * keyTile : 0) + 1),
     headTile,
-    ...[1, 2].map(() => teams * headTile),
+    headTile,
+    2,
+    2 * headTile,
   ];
   return words.reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
 }
@@ -102,28 +106,53 @@ export function workgroupInvocations({ vendor, architecture, device, description
   return software ? 64 : 128;
 }
 
+/** Invocations of a workgroup that merges partial states. */
+export function mergeInvocations(maxInvocations: number): number {
+  return maxInvocations < 128 ? 64 : 256;
+}
+
 /** Rows that a decode workgroup reads at once, at most. */
 const mostTeams = 8;
 
 /**
- * How the decode kernel takes keys: whole rows where it can, several keys in flight, and all heads of a group that fit (at most 8);
- * undefined when nothing fits into `memory` bytes of workgroup storage.
+ * How the decode kernel takes keys: several keys in flight, and all heads of a group that fit (at most 8); undefined when nothing fits into
+ * `memory` bytes of workgroup storage.
+ * @param subgroupSize invocations that a subgroup has at least; 0 where there are no subgroups
  */
-export function chooseDecodeTile(layout: KvLayout, groupSize: number, memory: number, maxInvocations: number): DecodeTile | undefined {
-  const { headDim } = layout;
+export function chooseDecodeTile(
+  layout: KvLayout,
+  groupSize: number,
+  memory: number,
+  maxInvocations: number,
+  subgroupSize: number,
+): DecodeTile | undefined {
   const units = rowBytes(layout) / (4 * loadWords(layout));
-  let keyThreads = Math.min(units, maxInvocations, 32);
-  while (units % keyThreads !== 0) keyThreads--;
+  const { keyThreads, subgroups } = chooseKeyThreads(units, maxInvocations, subgroupSize);
+  // Registers are what a GPU runs out of: without subgroups an invocation has more of a row, and a workgroup fewer invocations.
+  const most = Math.max(keyThreads, Math.min(maxInvocations, subgroups ? 128 : 64));
   // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
   const mostKeys = maxInvocations < 128 ? 2 : 4;
-  for (let teams = Math.max(1, Math.min(mostTeams, Math.floor(maxInvocations / keyThreads))); teams > 0; teams >>= 1) {
+  for (let teams = Math.min(mostTeams, Math.floor(most / keyThreads)); teams > 0; teams >>= 1) {
     for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
       // An invocation looks up one key of a tile at most.
       for (let keysPerThread = Math.min(mostKeys, keyThreads); keysPerThread > 0; keysPerThread >>= 1) {
-        const tile = { headTile, keyThreads, keysPerThread, invocations: teams * keyThreads };
-        if (decodeMemory(tile, headDim, hasTokenScales(layout)) <= memory) return tile;
+        const tile = { headTile, keyThreads, keysPerThread, invocations: teams * keyThreads, subgroups };
+        if (decodeMemory(tile, layout.headDim, hasTokenScales(layout)) <= memory) return tile;
       }
     }
   }
   return undefined;
+}
+
+/**
+ * Invocations that share a row of so many loads. On an H200 in Dawn, us for 64 x 4096, 1 x 65536 and 8 x 1024 in f16 (16 loads a row): by
+ * subgroups 16 take 303, 91, 22 and 8 take 323, 97, 23; without them 8 take 291, 92, 23 and 16 take 441, 135, 30. Rows of 32 loads are read
+ * faster without subgroups, by 16 invocations.
+ */
+function chooseKeyThreads(units: number, maxInvocations: number, subgroupSize: number): { keyThreads: number; subgroups: boolean } {
+  const power = Math.min(units & -units, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize);
+  if (units <= 16 && power >= 4) return { keyThreads: power, subgroups: true };
+  let keyThreads = Math.floor(Math.min(units, maxInvocations, Math.max(8, units / 2)));
+  while (units % keyThreads !== 0) keyThreads--;
+  return { keyThreads, subgroups: false };
 }

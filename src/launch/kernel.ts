@@ -98,6 +98,8 @@ export interface Kernel<A extends ArgumentDeclarations = ArgumentDeclarations> {
    * it is prepared; not every host's compiler notices.
    */
   readonly workgroupMemory?: (selectors: SelectorsOf<A>) => number;
+  /** WGSL extensions that a variant's text enables. */
+  readonly enables?: (selectors: SelectorsOf<A>) => readonly string[];
   /** Writes out the loops that ask for it by a comment, see `unrollLoops`. Constants are those of the text, not overrides. */
   readonly unroll?: true;
   /** Set where the WGSL brings its own names and bindings; made by `pagewise/reflect`. */
@@ -190,6 +192,7 @@ export function joinSource(kernel: Kernel, selectors: Readonly<Record<string, Se
     if (path === 'arena') parts.splice(1, 0, `@group(0) @binding(${argumentBinding}) var<uniform> args: Arguments;`);
     else parts.unshift('requires immediate_address_space;\nvar<immediate> args: Arguments;');
   }
+  for (const extension of kernel.enables?.(selectors as never) ?? []) parts.unshift(`enable ${extension};`);
   const text = parts.filter((part) => part !== '').join('\n');
   return kernel.unroll ? unrollLoops(text) : text;
 }

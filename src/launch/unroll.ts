@@ -6,6 +6,9 @@
 
 const head = /^([ \t]*)for \(var (\w+) = 0u; \2 < ([^;]+); \2\+\+\) \{ \/\/ unrolled$/m;
 
+/** Finds the name in the counts of loops that are to be written out. */
+const innerHead = (name: string) => new RegExp(`(; \\w+ < [^;]*)\\b${name}\\b([^;]*; \\w+\\+\\+\\) \\{ // unrolled)`, 'g');
+
 /** @throws {Error} for a count that is not made of the text's constants, which is a mistake of the kernel's author */
 export function unrollLoops(wgsl: string): string {
   let text = wgsl;
@@ -19,7 +22,8 @@ export function unrollLoops(wgsl: string): string {
     const body = text.slice(bodyBegin, end);
     const rounds = Array.from(
       { length: evaluate(count, constants) },
-      (_, i) => `${indent}{\n${indent}  const ${name} = ${i}u;${body}\n${indent}}`,
+      // A loop within this one may count by its constant.
+      (_, i) => `${indent}{\n${indent}  const ${name} = ${i}u;${body.replaceAll(innerHead(name), `$1${i}u$2`)}\n${indent}}`,
     );
     text = text.slice(0, match.index) + rounds.join('\n') + text.slice(end + `\n${indent}}`.length);
   }
@@ -31,7 +35,7 @@ export function constantsOf(wgsl: string): ReadonlyMap<string, string> {
   return new Map([...wgsl.matchAll(/^const (\w+)(?:: \w+)? = ([^;]+);/gm)].map(([, name, text]) => [name, text]));
 }
 
-/** The value of a u32 expression of literals, constants, + - * /, min, max, select by a constant, and parentheses. */
+/** The value of a u32 expression of literals, constants, + - * / >>, min, max, select by a constant, and parentheses. */
 export function evaluate(text: string, constants: ReadonlyMap<string, string>): number {
   const tokens = text.match(/\d+|\w+|[^\s]/g) ?? [];
   let next = 0;
@@ -47,7 +51,11 @@ export function evaluate(text: string, constants: ReadonlyMap<string, string>): 
   };
   const product = (): number => {
     let value = operand();
-    while (tokens[next] === '*' || tokens[next] === '/') value = take() === '*' ? value * operand() : Math.floor(value / operand());
+    while (['*', '/', '>'].includes(tokens[next] ?? '')) {
+      const operator = take();
+      if (operator === '>') expect('>');
+      value = operator === '*' ? value * operand() : Math.floor(value / (operator === '/' ? operand() : 2 ** operand()));
+    }
     return value;
   };
   const operand = (): number => {

@@ -219,7 +219,7 @@ function rounds(of: GridCase): number {
   const loads = Math.ceil((keyTile * rowBytes(layout)) / (4 * loadWords(layout)) / invocations);
   const prefillTile = 1 + Math.ceil(keyTile / invocations) * (1 + tokens) + headDim / 4 + keyGroups + 2 * loads;
   const prefill = (prefillKeys / keyTile + 1) * prefillTile + (5 * rowTile * headDim) / 4 / invocations;
-  const decodeTile = chooseDecodeTile(layout, groupSize, memory, maxInvocations)!;
+  const decodeTile = chooseDecodeTile(layout, groupSize, memory, maxInvocations, 0)!;
   const decodeKeyTile = (decodeTile.invocations / decodeTile.keyThreads) * decodeTile.keysPerThread;
   const decodeRounds = 1 + Math.ceil((decodeKeyTile * decodeTile.headTile) / decodeTile.invocations);
   const decode = (decodeKeys / decodeKeyTile + 1) * decodeRounds + (6 * decodeTile.headTile * headDim) / decodeTile.invocations + 500;
@@ -229,7 +229,7 @@ function rounds(of: GridCase): number {
 /** Bytes of the partial states that are made room for; see `maxPartials` in src/attention/plan.ts. */
 function partialBytes(of: GridCase): number {
   const { length } = lengthLists[of.lengths];
-  const segment = segmentKeysOf(of) ?? (of.deterministic ? 1024 : 256);
+  const segment = segmentKeysOf(of) ?? (of.deterministic ? 1024 : 128);
   const segments = Math.ceil((longestOf(of) + of.blockSize) / segment);
   return (length * segments + length) * headsOf(of).numHeads * (of.headDim + 4) * 4;
 }

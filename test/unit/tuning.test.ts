@@ -21,6 +21,13 @@ const memoryOf = (kernel: unknown, selectors: Readonly<Record<string, number | s
 
 /** Most invocations: SwiftShader's, lavapipe's, a GPU's. */
 const adapters = [8, 64, 128];
+/** With the least size of their subgroups, 0 where there are none. */
+const decodeAdapters = [
+  [8, 4],
+  [64, 0],
+  [128, 0],
+  [128, 32],
+] as const;
 
 describe('the prefill tile', () => {
   it('exists and fits for every head size, group size and adapter', () => {
@@ -57,20 +64,29 @@ describe('the decode tile', () => {
     (['f32', 'f16', 'int8'] as const).map((dtype) => ({ blockSize: 16, numKvHeads: 1, headDim, dtype }));
 
   it('exists and fits for every head size, group size, dtype and adapter, in as little as 8 KiB', () => {
-    for (const { headDim, groupSize, memory } of casesOf([1, 3, 5, 8], [8192, 16384, 49152])) {
+    for (const { headDim, groupSize, memory } of casesOf([1, 5, 8], [8192, 49152])) {
       for (const layout of layouts(headDim)) {
-        for (const maxInvocations of adapters) {
-          const label = `headDim ${headDim}, ${layout.dtype}, groupSize ${groupSize}, ${memory} bytes, ${maxInvocations} invocations`;
-          const tile = chooseDecodeTile(layout, groupSize, memory, maxInvocations)!;
+        for (const [maxInvocations, subgroupSize] of decodeAdapters) {
+          const label = `headDim ${headDim}, ${layout.dtype}, groupSize ${groupSize}, ${memory} bytes, ${maxInvocations} invocations, subgroups of ${subgroupSize}`;
+          const tile = chooseDecodeTile(layout, groupSize, memory, maxInvocations, subgroupSize)!;
           expect(tile, label).toBeDefined();
-          const { headTile, keyThreads, keysPerThread, invocations } = tile;
+          const { headTile, keyThreads, keysPerThread, invocations, subgroups } = tile;
+          expect(!subgroups || (keyThreads <= subgroupSize && Number.isInteger(Math.log2(keyThreads))), label).toBe(true);
           expect(headTile, label).toBeLessThanOrEqual(groupSize);
           expect(invocations, label).toBeLessThanOrEqual(maxInvocations);
           expect([invocations % keyThreads, headDim % keyThreads], label).toEqual([0, 0]);
           expect((invocations / keyThreads) * keysPerThread, label).toBeLessThanOrEqual(invocations);
           const kv = { kvDtype: kvFormats[layout.dtype].code, loadWords: loadWords(layout) };
           const tokenScales = String(kvFormats[layout.dtype].largest > 0);
-          const used = memoryOf(decodeKernel, { headDim, groupSize, numHeads: groupSize, ...kv, tokenScales, ...tile });
+          const used = memoryOf(decodeKernel, {
+            headDim,
+            groupSize,
+            numHeads: groupSize,
+            ...kv,
+            tokenScales,
+            ...tile,
+            subgroups: String(tile.subgroups),
+          });
           expect(used, label).toBeLessThanOrEqual(memory);
         }
       }
@@ -79,9 +95,9 @@ describe('the decode tile', () => {
 
   it('takes the whole group where it can, and nothing where nothing fits', () => {
     const [f32] = layouts(64);
-    expect(chooseDecodeTile(f32!, 4, 16384, 128)?.headTile).toBe(4);
-    expect(chooseDecodeTile(f32!, 5, 16384, 128)?.headTile).toBe(5);
-    expect(chooseDecodeTile({ ...f32!, headDim: 256 }, 1, 1024, 128)).toBeUndefined();
+    expect(chooseDecodeTile(f32!, 4, 16384, 128, 0)?.headTile).toBe(4);
+    expect(chooseDecodeTile(f32!, 5, 16384, 128, 0)?.headTile).toBe(5);
+    expect(chooseDecodeTile({ ...f32!, headDim: 256 }, 1, 1024, 128, 0)).toBeUndefined();
   });
 });
 

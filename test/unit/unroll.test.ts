@@ -12,6 +12,7 @@ describe('the evaluation of WGSL constants', () => {
     expect(evaluate('(a + 1u) * b / 5u - 1u', constants)).toBe(4);
     expect(evaluate('max(1u, min(a, b)) - 2u', constants)).toBe(1);
     expect(evaluate('select(a, b, yes)', constants)).toBe(7);
+    expect(evaluate('b >> (a - 1u)', constants)).toBe(1);
     expect(() => evaluate('c', constants)).toThrow('No constant "c"');
     expect(() => evaluate('a b', constants)).toThrow('goes on');
   });
@@ -42,6 +43,12 @@ describe('loops written out', () => {
     expect(written.match(/const j = 2u;/g)).toHaveLength(2);
     expect(written.split('{').length).toBe(written.split('}').length);
     expect(written.endsWith('\n}')).toBe(true);
+  });
+
+  it('may count by the constant of the loop around them', () => {
+    const text =
+      'const n = 4u;\nfor (var i = 0u; i < 2u; i++) { // unrolled\n  for (var j = 0u; j < n >> (i + 1u); j++) { // unrolled\n    x();\n  }\n}';
+    expect(unrollLoops(text).match(/x\(\)/g)).toHaveLength(3);
   });
 
   it('leave other loops, and loops of no round, alone', () => {
