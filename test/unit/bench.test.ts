@@ -6,6 +6,7 @@ import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { type BenchReport, rowOf } from '../../bench/report.ts';
 import { describeReport } from '../../bench/table.ts';
+import { tableOfComparison } from '../../scripts/comparison-table.mjs';
 import { drawLadder } from '../../scripts/ladder-drawing.mjs';
 
 const rungs = ['rebuild', 'pipeline-cached', 'new-bind-group', 'write-per-launch', 'cached', 'floor', 'bare'];
@@ -37,24 +38,57 @@ describe('bench', () => {
     expect(svg).not.toContain('NaN');
   });
 
+  test('a comparison becomes a table with a line for each case, holes where a subject was not run', () => {
+    const row = (name: string, kv: string, value: number, unit = 'us') => rowOf(name, { case: 'decode 1 x 8', kv }, unit, [value]);
+    const rows = [row('ours', 'f32', 50), row('plain', 'f32', 25), row('plain / ours', 'f32', 0.5, 'x'), row('ours', 'f16', 40)];
+    const lines = tableOfComparison({ ...report, bench: 'compare', rows }).split('\n');
+    expect(lines).toContain('| decode 1 x 8 | f32 | 50.0 | 25.0 (0.500x) |');
+    expect(lines).toContain('| decode 1 x 8 | f16 | 40.0 |  |');
+    expect(lines.at(-1)).toBe('- A note.');
+  });
+
   test('the launch bench runs in Deno and writes its rows', { timeout: 120_000 }, async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'pagewise-'));
-    try {
-      const file = join(folder, 'launch.json');
-      const { stdout } = await promisify(execFile)(process.execPath, ['scripts/bench.mjs', 'launch', '--quick', '--json', file]);
-      const written: BenchReport = JSON.parse(await readFile(file, 'utf8'));
-      expect(written).toMatchObject({ bench: 'launch', host: 'deno', version: expect.any(String), commit: expect.any(String) });
-      for (const kernel of ['decode', 'trivial']) {
-        const rows = written.rows.filter(({ params }) => params.kernel === kernel);
-        for (const name of rungs) {
-          const row = rows.find((one) => one.name === name);
-          expect(row, name).toMatchObject({ unit: 'us', samples: 2 });
-          expect(row?.value, name).toBeGreaterThan(0);
-        }
+    const { written, stdout } = await runQuick('launch');
+    expect(written).toMatchObject({ bench: 'launch', host: 'deno', version: expect.any(String), commit: expect.any(String) });
+    for (const kernel of ['decode', 'trivial']) {
+      const rows = written.rows.filter(({ params }) => params.kernel === kernel);
+      for (const name of rungs) {
+        const row = rows.find((one) => one.name === name);
+        expect(row, name).toMatchObject({ unit: 'us', samples: 2 });
+        expect(row?.value, name).toBeGreaterThan(0);
       }
-      expect(stdout).toContain('new-bind-group');
-    } finally {
-      await rm(folder, { recursive: true });
     }
+    expect(stdout).toContain('new-bind-group');
+  });
+
+  test('the comparison runs in Deno, without onnxruntime-web, and says so', { timeout: 120_000 }, async () => {
+    const { written } = await runQuick('compare', '--filter', 'decode');
+    for (const kv of ['f16', 'f32'])
+      expect(namesIn(written, kv)).toEqual(expect.arrayContaining(['ours', 'plain', 'plain / ours', 'ours, error']));
+    expect(written.notes.join()).toContain('onnxruntime-web runs in Chromium alone');
+  });
+
+  test('the comparison runs in Chromium with onnxruntime-web, whose output is ours', { timeout: 120_000 }, async () => {
+    const { written } = await runQuick('compare', '--filter', 'decode 2 x 48, f32', '--host', 'chromium');
+    expect(namesIn(written, 'f32')).toEqual(
+      expect.arrayContaining(['ours', 'plain', 'onnxruntime', 'onnxruntime / ours', 'onnxruntime, error']),
+    );
+    expect(written.notes.join()).not.toContain('FAILED');
   });
 });
+
+/** A bench, as little of it as there can be, by the command. */
+async function runQuick(...args: readonly string[]): Promise<{ readonly written: BenchReport; readonly stdout: string }> {
+  const folder = await mkdtemp(join(tmpdir(), 'pagewise-'));
+  try {
+    const file = join(folder, 'bench.json');
+    const { stdout } = await promisify(execFile)(process.execPath, ['scripts/bench.mjs', ...args, '--quick', '--json', file]);
+    return { written: JSON.parse(await readFile(file, 'utf8')), stdout };
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+function namesIn({ rows }: BenchReport, kv: string): readonly string[] {
+  return rows.filter(({ params }) => params.kv === kv).map(({ name }) => name);
+}
