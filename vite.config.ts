@@ -101,7 +101,16 @@ const modes: Record<string, UserConfig> = {
       ...{ host: '127.0.0.1', hmr: false, watch: null },
       headers: { 'cross-origin-opener-policy': 'same-origin', 'cross-origin-embedder-policy': 'require-corp' },
     },
-    optimizeDeps: { noDiscovery: true, include: external },
+    optimizeDeps: { noDiscovery: true, include: [...external, 'protobufjs/minimal.js'] },
+  },
+  /** The same page, built, for a machine without Vite. */
+  'bench-page': {
+    base: './',
+    build: {
+      ...{ outDir: inRoot('node_modules/.cache/pagewise/bench-page'), emptyOutDir: true, target: 'esnext' },
+      // onnxruntime-web's part comes when it is asked for, its WebAssembly as a file of its own.
+      ...{ modulePreload: false, chunkSizeWarningLimit: 2000, rolldownOptions: { input: inRoot('bench/chromium.html') } },
+    },
   },
   /** The GPU specs, the terminal program and the benches, for Node: bundled, since Node 20 reads neither TypeScript nor WGSL. */
   'specs-node': { build: nodeBuild('specs-node', 'test/harness/node.ts') },

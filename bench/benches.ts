@@ -1,6 +1,7 @@
 import type { Gpu } from 'pagewise';
 import { benchAttention } from './attention/bench.ts';
 import { benchCold } from './cold.ts';
+import { benchCompare } from './compare/bench.ts';
 import { benchGenerate } from './generate/bench.ts';
 import { benchLaunch } from './launch/bench.ts';
 import type { BenchHost, BenchOptions, BenchRow } from './report.ts';
@@ -16,6 +17,7 @@ export type Bench = (
 export const benches = {
   launch: benchLaunch,
   attention: benchAttention,
+  compare: benchCompare,
   cold: benchCold,
   generate: benchGenerate,
   step: benchStep,

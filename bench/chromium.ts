@@ -23,6 +23,7 @@ window.runPagewiseBench = async (name, options, commit) => {
         if (!response.ok) throw new Error(`${path}: ${response.status} ${response.statusText}`);
         return new Uint8Array(await response.arrayBuffer());
       },
+      onnxruntime: () => import('./compare/onnxruntime.ts'),
       print: (line) => {
         printed = window.pagewisePrint(line);
       },

@@ -41,6 +41,8 @@ export interface BenchHost {
   readonly notes: readonly string[];
   /** A file of the repository. */
   readFile(path: string): Promise<Uint8Array<ArrayBuffer>>;
+  /** The part of the comparison that runs onnxruntime-web, where the host can. */
+  readonly onnxruntime?: () => Promise<typeof import('./compare/onnxruntime.ts')>;
   /** Prints a line. */
   print(line: string): void;
 }

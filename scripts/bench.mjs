@@ -2,8 +2,8 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { createServer } from 'vite';
 import { currentCommit } from './commit.mjs';
+import { serveBenchPage } from './hosts/bench-page.mjs';
 import { launchChromium } from './hosts/chromium.mjs';
 import { buildForNode, dawnFindsAdapter } from './hosts/dawn.mjs';
 import { denoEnvironment, denoPath } from './hosts/deno.mjs';
@@ -11,10 +11,11 @@ import { driverSources, findDriver } from './hosts/drivers.mjs';
 import { root } from './hosts/folders.mjs';
 import { exitOnSignals, runInForeground } from './hosts/processes.mjs';
 
-const help = `Usage: npm run bench -- launch|attention|cold|generate|step [options]
+const help = `Usage: npm run bench -- launch|attention|compare|cold|generate|step [options]
 
   launch    what a launch costs the host, by every way to make one
   attention what attention costs the GPU, and its share of what the memory or the arithmetic allows
+  compare   our attention, onnxruntime-web's (in Chromium) and a plain contiguous one: the same tensors, in turn
   cold      the time to the first token, with and without a warm-up manifest
   generate  tokens per second and host time with the launch cache on and off
   step      host time of a decode step and what it writes, against batch and context
@@ -22,9 +23,10 @@ const help = `Usage: npm run bench -- launch|attention|cold|generate|step [optio
   --host deno|chromium|node  where to run (default deno; node is Dawn from npm)
   --rounds N                 how often everything is measured; medians of fewer than 5 are not to be quoted
   --quick                    as little as shows that it runs
-  --filter TEXT              only the parts whose name contains TEXT (attention)
+  --filter TEXT              only the parts whose name contains TEXT (attention, compare)
   --json FILE                write the rows
-  --driver SOURCE            ${driverSources.join(', ')} (for deno and node, on Linux)`;
+  --driver SOURCE            ${driverSources.join(', ')} (for deno and node, on Linux)
+  --page FOLDER              the page as "npm run bench:page" built it (for chromium), where Vite is not installed`;
 
 /**
  * @typedef {object} Request
@@ -33,6 +35,7 @@ const help = `Usage: npm run bench -- launch|attention|cold|generate|step [optio
  * @property {string} commit
  * @property {string} [json] a path
  * @property {string} [driver]
+ * @property {string} [page] a folder
  */
 
 /** @type {Record<string, (request: Request) => Promise<number>>} each gives the exit code */
@@ -49,9 +52,8 @@ const hosts = {
     return runInForeground(process.execPath, ['--enable-source-maps', program, ...argumentsOf(request)], environmentOf(driver));
   },
 
-  async chromium({ bench, options, commit, json }) {
-    const server = await createServer({ root, configFile: join(root, 'vite.config.ts'), mode: 'bench', logLevel: 'warn' });
-    await server.listen();
+  async chromium({ bench, options, commit, json, page: built }) {
+    const server = await serveBenchPage(built);
     try {
       const browser = await launchChromium();
       try {
@@ -66,8 +68,7 @@ const hosts = {
         });
         failure.catch(() => {});
         await page.exposeBinding('pagewisePrint', (_source, line) => console.log(line));
-        const address = /** @type {import('node:net').AddressInfo} */ (server.httpServer?.address());
-        await page.goto(`http://127.0.0.1:${address.port}/bench/chromium.html`);
+        await page.goto(server.url);
         await Promise.race([failure, page.waitForFunction('window.runPagewiseBench', undefined, { timeout: 60_000 })]);
         const run = page.evaluate(
           ([name, chosen, at]) => window.runPagewiseBench(name, chosen, at),
@@ -104,6 +105,7 @@ async function main() {
       filter: { type: 'string' },
       json: { type: 'string' },
       driver: { type: 'string' },
+      page: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
     },
   });
@@ -120,6 +122,7 @@ async function main() {
     commit: currentCommit(),
     json: values.json === undefined ? undefined : resolve(values.json),
     driver: values.driver,
+    page: values.page === undefined ? undefined : resolve(values.page),
   });
 }
 

@@ -203,7 +203,7 @@ export class OpenCase {
 }
 
 /** Puts the free list out of order, so that neighbouring blocks of a sequence are not neighbours in memory. */
-function scatterBlocks({ blocks }: KvCache): void {
+export function scatterBlocks({ blocks }: KvCache): void {
   const all = blocks.allocate(blocks.free);
   const step = [7919, 104_729, 1_299_709].find((prime) => all.length % prime !== 0) ?? 1;
   for (let i = 0; i < all.length; i++) blocks.release([all[(i * step) % all.length]]);

@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest';
 import { type BenchReport, rowOf } from '../../bench/report.ts';
 import { slopeOf } from '../../bench/step/bench.ts';
 import { describeReport } from '../../bench/table.ts';
+import { tableOfComparison } from '../../scripts/comparison-table.mjs';
 import { drawLadder } from '../../scripts/ladder-drawing.mjs';
 
 const rungs = ['rebuild', 'pipeline-cached', 'new-bind-group', 'write-per-launch', 'cached', 'floor', 'bare'];
@@ -43,8 +44,18 @@ describe('bench', () => {
     expect(slopeOf([0, 1, 2].map((x) => [x, x === 1 ? 6 : 0]))).toBeCloseTo(0);
   });
 
+  test('a comparison becomes a table with a line for each case, holes where a subject was not run', () => {
+    const row = (name: string, kv: string, value: number, unit = 'us') => rowOf(name, { case: 'decode 1 x 8', kv }, unit, [value]);
+    const rows = [row('ours', 'f32', 50), row('plain', 'f32', 25), row('plain / ours', 'f32', 0.5, 'x'), row('ours', 'f16', 40)];
+    const lines = tableOfComparison({ ...report, bench: 'compare', rows }).split('\n');
+    expect(lines).toContain('| decode 1 x 8 | f32 | 50.0 | 25.0 (0.500x) |');
+    expect(lines).toContain('| decode 1 x 8 | f16 | 40.0 |  |');
+    expect(lines.at(-1)).toBe('- A note.');
+  });
+
   test('the launch bench runs in Deno and writes its rows', { timeout: 120_000 }, async () => {
-    const { report: written, stdout } = await runQuick('launch');
+    const { written, stdout } = await runQuick('launch');
+    expect(written).toMatchObject({ bench: 'launch', host: 'deno', version: expect.any(String), commit: expect.any(String) });
     for (const kernel of ['decode', 'trivial']) {
       const rows = written.rows.filter(({ params }) => params.kernel === kernel);
       for (const name of rungs) {
@@ -57,7 +68,7 @@ describe('bench', () => {
   });
 
   test('the step bench runs in Deno, and what a step asks of the device does not depend on the machine', { timeout: 120_000 }, async () => {
-    const { report: written } = await runQuick('step');
+    const { written } = await runQuick('step');
     const counts = (sweep: string, name: string) =>
       written.rows.filter((row) => row.name === name && row.params.sweep === sweep).map(({ value }) => value);
     for (const sweep of ['batch', 'context']) {
@@ -77,18 +88,35 @@ describe('bench', () => {
     ]);
     expect(written.rows.find(({ name }) => name === 'launches per token')).toMatchObject({ params: { model: 'shipped' }, value: 39 });
   });
+
+  test('the comparison runs in Deno, without onnxruntime-web, and says so', { timeout: 120_000 }, async () => {
+    const { written } = await runQuick('compare', '--filter', 'decode');
+    for (const kv of ['f16', 'f32'])
+      expect(namesIn(written, kv)).toEqual(expect.arrayContaining(['ours', 'plain', 'plain / ours', 'ours, error']));
+    expect(written.notes.join()).toContain('onnxruntime-web runs in Chromium alone');
+  });
+
+  test('the comparison runs in Chromium with onnxruntime-web, whose output is ours', { timeout: 120_000 }, async () => {
+    const { written } = await runQuick('compare', '--filter', 'decode 2 x 48, f32', '--host', 'chromium');
+    expect(namesIn(written, 'f32')).toEqual(
+      expect.arrayContaining(['ours', 'plain', 'onnxruntime', 'onnxruntime / ours', 'onnxruntime, error']),
+    );
+    expect(written.notes.join()).not.toContain('FAILED');
+  });
 });
 
-/** What `npm run bench -- NAME --quick` writes and prints. */
-async function runQuick(name: string): Promise<{ report: BenchReport; stdout: string }> {
+/** A bench, as little of it as there can be, by the command. */
+async function runQuick(...args: readonly string[]): Promise<{ readonly written: BenchReport; readonly stdout: string }> {
   const folder = await mkdtemp(join(tmpdir(), 'pagewise-'));
   try {
-    const file = join(folder, 'report.json');
-    const { stdout } = await promisify(execFile)(process.execPath, ['scripts/bench.mjs', name, '--quick', '--json', file]);
-    const report: BenchReport = JSON.parse(await readFile(file, 'utf8'));
-    expect(report).toMatchObject({ bench: name, host: 'deno', version: expect.any(String), commit: expect.any(String) });
-    return { report, stdout };
+    const file = join(folder, 'bench.json');
+    const { stdout } = await promisify(execFile)(process.execPath, ['scripts/bench.mjs', ...args, '--quick', '--json', file]);
+    return { written: JSON.parse(await readFile(file, 'utf8')), stdout };
   } finally {
     await rm(folder, { recursive: true });
   }
+}
+
+function namesIn({ rows }: BenchReport, kv: string): readonly string[] {
+  return rows.filter(({ params }) => params.kv === kv).map(({ name }) => name);
 }
