@@ -42,15 +42,9 @@ export {
   swappable,
   writeBuffer,
 } from './launch/kernel.ts';
+export type { JsonStore, JsonStoreOptions, TextFiles } from './launch/json-store.ts';
 export type { LaunchManifest } from './launch/manifest.ts';
-export {
-  indexedDbManifests,
-  type ManifestStore,
-  type ManifestStoreOptions,
-  manifestKey,
-  type TextFiles,
-  textManifests,
-} from './launch/manifest-store.ts';
+export { indexedDbManifests, type ManifestStore, manifestKey, textManifests } from './launch/manifest-store.ts';
 export type { LaunchSite } from './launch/site.ts';
 export { type ChromeTrace, type OpenSpan, type TraceEvent, Tracer } from './launch/trace.ts';
 export type { FalseHit } from './launch/verify.ts';
