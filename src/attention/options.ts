@@ -14,6 +14,10 @@ export interface PagedAttentionOptions {
   readonly targetWorkgroups?: number;
   /** Most invocations of an attention workgroup, up to 256; default: what suits the adapter. */
   readonly maxInvocations?: number;
+  /** What `tune` found on this device; anything else, of another device too, is ignored. The options above have precedence. */
+  readonly tuning?: unknown;
+  /** Hears why a tuning, or a part of it, was ignored. */
+  readonly onTuningProblem?: (problem: string) => void;
   /** A row's result does not depend, bit by bit, on what else is in the batch: keys are cut every 1,024, and nothing is shared. Default false. */
   readonly deterministic?: boolean;
   /** True (default): single tokens go to the decode kernel, the others to the prefill kernel. False: all go to the prefill kernel. */
