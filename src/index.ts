@@ -13,6 +13,21 @@ export { type AttentionState, type MergeStatesOptions, prepareMergeStates, type 
 export type { AttentionModifications } from './attention/modifications.ts';
 export type { BatchEntry, LayerAttention, LayerOptions, LayerScalars, PagedAttentionOptions } from './attention/options.ts';
 export type { Cascade } from './attention/plan.ts';
+export {
+  type AttentionShape,
+  indexedDbTunings,
+  type Split,
+  type TunedSplit,
+  type Tuning,
+  type TuningEntry,
+  type TuningOrigin,
+  type TuningStore,
+  textTunings,
+  tuningKey,
+} from './attention/tuned.ts';
+export { type TunedPart, type TuneOptions, type TuneProgress, type TuneResult, tune, tuneOnce } from './attention/tuner.ts';
+export type { DecodeTile, PrefillTile } from './attention/tuning.ts';
+export type { Workload } from './attention/workload.ts';
 export * from './errors.ts';
 export { type AdapterDescription, type Gpu, gpuFromDevice, type OpenGpuOptions, openGpu } from './gpu.ts';
 export {
@@ -23,6 +38,7 @@ export {
   type LaunchStats,
   type MissPolicy,
 } from './launch/cache.ts';
+export type { JsonStore, JsonStoreOptions, TextFiles } from './launch/json-store.ts';
 export {
   type AnyKernel,
   type ArgumentDeclaration,
@@ -43,14 +59,7 @@ export {
   writeBuffer,
 } from './launch/kernel.ts';
 export type { LaunchManifest } from './launch/manifest.ts';
-export {
-  indexedDbManifests,
-  type ManifestStore,
-  type ManifestStoreOptions,
-  manifestKey,
-  type TextFiles,
-  textManifests,
-} from './launch/manifest-store.ts';
+export { indexedDbManifests, type ManifestStore, manifestKey, textManifests } from './launch/manifest-store.ts';
 export type { LaunchSite } from './launch/site.ts';
 export { type ChromeTrace, type OpenSpan, type TraceEvent, Tracer } from './launch/trace.ts';
 export type { FalseHit } from './launch/verify.ts';

@@ -2,9 +2,10 @@
  * Model files in a local folder, for Deno and Node.
  */
 import { type FileHandle, open } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
+import process from 'node:process';
 import { ModelFileError } from 'pagewise';
-import { type ByteSource, filesFrom, type ModelFiles } from 'pagewise/engine';
+import { type ByteSource, filesFrom, filesFromUrl, type ModelFiles } from 'pagewise/engine';
 
 /**
  * Model files in `folder`. They are read by slices where they lie, never whole.
@@ -49,4 +50,16 @@ function fileSource(name: string, handle: FileHandle, size: number): ByteSource 
       void handle.close();
     },
   };
+}
+
+/** The files of `--model`: a folder as typed, or a URL; undefined: the folder of the model that comes with Pagewise. */
+export function modelFiles(model: string | undefined, defaultModel: string, signal: AbortSignal): ModelFiles {
+  if (model === undefined) return filesFromFolder(defaultModel);
+  if (/^https?:\/\//i.test(model)) return filesFromUrl(model, { signal });
+  return filesFromFolder(typedPath(model));
+}
+
+/** A path counts from where the person typed the command: npm itself runs scripts in the package's folder. */
+export function typedPath(path: string): string {
+  return resolve(process.env.INIT_CWD || process.cwd(), path);
 }

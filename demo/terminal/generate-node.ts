@@ -7,4 +7,4 @@ Object.assign(globalThis, globals);
 
 /** Kept in a variable for as long as the process: Dawn's instance goes when this is collected. */
 const gpu = create([]);
-await runProgram({ gpu, defaultModel: resolve('demo/model') });
+await runProgram({ gpu, defaultModel: resolve('demo/model'), tunings: resolve('node_modules/.cache/pagewise/tunings') });

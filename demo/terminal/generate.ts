@@ -2,4 +2,5 @@
 import { fileURLToPath } from 'node:url';
 import { runProgram } from './program.ts';
 
-await runProgram({ defaultModel: fileURLToPath(new URL('../model', import.meta.url)) });
+const path = (relative: string) => fileURLToPath(new URL(relative, import.meta.url));
+await runProgram({ defaultModel: path('../model'), tunings: path('../../node_modules/.cache/pagewise/tunings') });

@@ -19,6 +19,8 @@ export interface ProgramOptions {
   readonly blockSize: number | undefined;
   readonly launchCache: 'on' | 'off' | 'verify' | undefined;
   readonly runAhead: number | undefined;
+  /** A file that `npm run tune -- --output` wrote, as typed; undefined: what it keeps for this adapter. */
+  readonly tuning: string | undefined;
   /** Where to write a trace, as typed. */
   readonly trace: string | undefined;
   /** One JSON object on standard output instead of the text. */
@@ -74,6 +76,7 @@ function createCommand(): Command {
     .addOption(numberOption('--block-size <number>', 'tokens of a block of the KV cache', numberRules.blockSize))
     .addOption(choiceOption('--launch-cache <mode>', 'on, off or verify', ['on', 'off', 'verify']))
     .addOption(numberOption('--run-ahead <number>', 'steps submitted before the first answer is back', numberRules.runAhead))
+    .option('--tuning <file>', 'a file of npm run tune -- --output (default: what npm run tune found here)')
     .option('--trace <file>', 'write a trace of host spans and GPU times, for https://ui.perfetto.dev (slows the run)')
     .option('--json', 'print one JSON object {text, promptIds, ids, adapter, stats} and no text')
     .helpOption('-h, --help', 'show this')
@@ -82,7 +85,7 @@ function createCommand(): Command {
     .configureOutput({ writeErr: () => {} });
 }
 
-function numberOption(flags: string, description: string, rule: NumberRule): Option {
+export function numberOption(flags: string, description: string, rule: NumberRule): Option {
   const option = new Option(flags, description);
   return option.argParser((text) => {
     const value = parseNumber(text, rule);
@@ -91,7 +94,7 @@ function numberOption(flags: string, description: string, rule: NumberRule): Opt
   });
 }
 
-function choiceOption(flags: string, description: string, choices: readonly string[]): Option {
+export function choiceOption(flags: string, description: string, choices: readonly string[]): Option {
   const option = new Option(flags, description);
   return option.argParser((text) => {
     if (!choices.includes(text)) throw new InvalidArgumentError(`--${option.name()}`, text, choices.join(' or '));

@@ -4,15 +4,17 @@
  * It runs in Deno and in Node; all that differs between them comes in through `ProgramHost`.
  */
 import { writeFile } from 'node:fs/promises';
-import { resolve } from 'node:path';
 import process from 'node:process';
-import { InvalidArgumentError, openGpu, PagewiseError, Tracer } from 'pagewise';
-import { Engine, filesFromUrl, type GenerationResult, type ModelFiles } from 'pagewise/engine';
+import { InvalidArgumentError, openGpu, Tracer } from 'pagewise';
+import { Engine, type GenerationResult } from 'pagewise/engine';
+import { loadingText } from '../shared/loading.ts';
 import { randomSeed } from '../shared/numbers.ts';
-import { filesFromFolder } from './folder.ts';
+import { modelFiles, typedPath } from './folder.ts';
 import { type ProgramOptions, readOptions } from './options.ts';
+import { runToExit, say } from './process.ts';
 import { createProgressBar } from './progress.ts';
 import { type AdapterReport, adapterLine, reportAdapter, resultObject, resultTable } from './report.ts';
+import { storedTuning } from './tunings.ts';
 
 /** What differs between hosts. */
 export interface ProgramHost {
@@ -20,41 +22,30 @@ export interface ProgramHost {
   readonly gpu?: GPU;
   /** The folder of the model that comes with Pagewise. */
   readonly defaultModel: string;
+  /** The folder where `npm run tune` keeps what it found. */
+  readonly tunings: string;
 }
 
-const interruptedCode = 130;
-
 /** Runs the program with the process's arguments, and ends the process with its exit code. */
-export async function runProgram(host: ProgramHost): Promise<void> {
-  const interrupt = new AbortController();
-  process.on('SIGINT', () => {
-    if (interrupt.signal.aborted) process.exit(interruptedCode);
-    interrupt.abort();
-  });
-  // Whoever reads our output has gone (`| head`): there is nobody left to write for.
-  process.stdout.on('error', () => process.exit(0));
-  let code: number;
-  try {
+export function runProgram(host: ProgramHost): Promise<void> {
+  return runToExit(async (signal) => {
     const options = readOptions(process.argv.slice(2));
-    if (options) await generate(options, host, interrupt.signal);
-    code = interrupt.signal.aborted ? interruptedCode : 0;
-  } catch (error) {
-    code = interrupt.signal.aborted ? interruptedCode : 1;
-    if (!interrupt.signal.aborted) say(describeFailure(error));
-  }
-  for (const stream of [process.stdout, process.stderr]) await new Promise((done) => stream.write('', done));
-  process.exit(code);
+    if (options) await generate(options, host, signal);
+  });
 }
 
 async function generate(options: ProgramOptions, host: ProgramHost, signal: AbortSignal): Promise<void> {
   const files = modelFiles(options.model, host.defaultModel, signal);
   const gpu = await openGpu(host.gpu ? { gpu: host.gpu } : {});
-  const progress = createProgressBar();
+  const progress = createProgressBar(loadingText);
   try {
     const { kvDtype, blockSize, launchCache, runAhead } = options;
     const trace = options.trace === undefined ? undefined : new Tracer(gpu);
     const onProgress = progress.update;
-    const engine = await Engine.load(gpu, files, { kvDtype, blockSize, launchCache, runAhead, trace, onProgress, signal });
+    const onTuningProblem = (problem: string) => say(`pagewise: ${problem}`);
+    const tuning = await storedTuning(gpu, options.tuning, host.tunings, onTuningProblem);
+    const asked = { kvDtype, blockSize, launchCache, runAhead, trace, tuning };
+    const engine = await Engine.load(gpu, files, { ...asked, onProgress, onTuningProblem, signal });
     progress.stop();
     const adapter = reportAdapter(gpu.adapter, process.env);
     say(adapterLine(adapter));
@@ -88,30 +79,6 @@ async function writeTrace(trace: Tracer, file: string): Promise<void> {
   });
 }
 
-/** A path counts from where the person typed the command: npm itself runs scripts in the package's folder. */
-function typedPath(path: string): string {
-  return resolve(process.env.INIT_CWD || process.cwd(), path);
-}
-
-function modelFiles(model: string | undefined, defaultModel: string, signal: AbortSignal): ModelFiles {
-  if (model === undefined) return filesFromFolder(defaultModel);
-  if (/^https?:\/\//i.test(model)) return filesFromUrl(model, { signal });
-  return filesFromFolder(typedPath(model));
-}
-
-/** One line; with PAGEWISE_DEBUG set, also where it came from. */
-function describeFailure(error: unknown): string {
-  const message = error instanceof Error ? error.message : String(error);
-  const firstLine = message.split('\n', 1)[0];
-  if (process.env.PAGEWISE_DEBUG) return `pagewise: ${error instanceof Error ? (error.stack ?? message) : message}`;
-  if (error instanceof PagewiseError) return `pagewise: ${firstLine}`;
-  return `pagewise: unexpected error: ${firstLine}. Set PAGEWISE_DEBUG=1 to see where, and please report it.`;
-}
-
 function bold(text: string): string {
   return process.env.NO_COLOR ? text : `\x1b[1m${text}\x1b[22m`;
-}
-
-function say(line: string): void {
-  process.stderr.write(`${line}\n`);
 }

@@ -3,17 +3,16 @@
  */
 import { stderr } from 'node:process';
 import { SingleBar } from 'cli-progress';
-import type { LoadProgress } from 'pagewise/engine';
-import { loadingText } from '../shared/loading.ts';
+import type { LoadingText } from '../shared/loading.ts';
 
-/** Shows how far loading has come. `stop` takes the bar away again. */
-export interface ProgressBar {
-  update(progress: LoadProgress): void;
+/** Shows how far something has come. `stop` takes the bar away again. */
+export interface ProgressBar<T> {
+  update(progress: T): void;
   stop(): void;
 }
 
-/** A bar, or nothing at all where standard error is a file or a pipe. */
-export function createProgressBar(): ProgressBar {
+/** A bar, or nothing at all where standard error is a file or a pipe. @param describe a moment in words, with the fraction that is done */
+export function createProgressBar<T>(describe: (progress: T) => LoadingText): ProgressBar<T> {
   if (!stderr.isTTY) return { update() {}, stop() {} };
   const bar = new SingleBar({
     stream: stderr,
@@ -29,7 +28,7 @@ export function createProgressBar(): ProgressBar {
   let started = false;
   return {
     update(progress) {
-      const text = loadingText(progress);
+      const text = describe(progress);
       if (!started) bar.start(1, text.fraction, text);
       started = true;
       bar.update(text.fraction, text);

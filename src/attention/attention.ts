@@ -27,14 +27,8 @@ import {
   PlanWriter,
   packBatch,
 } from './plan.ts';
-import {
-  chooseDecodeTile,
-  choosePrefillTile,
-  type DecodeTile,
-  mergeInvocations,
-  type PrefillTile,
-  workgroupInvocations,
-} from './tuning.ts';
+import { chooseKernels, type KernelChoice, nearestSplit, type TunedSplit, workgroupsPerItem } from './tuned.ts';
+import { type DecodeTile, mergeInvocations, type PrefillTile, workgroupInvocations } from './tuning.ts';
 
 /** More blocks than any buffer holds: pools of one buffer share their pipelines whatever their size. */
 const allBlocks = 0x7fffffff;
@@ -62,9 +56,10 @@ export class PagedAttention {
   readonly #prefillTile: PrefillTile;
   readonly #decodeTile: DecodeTile;
   readonly #mergeInvocations: number;
-  readonly #targetWorkgroups: number;
-  readonly #minSegmentKeys: number;
-  readonly #unsplitKeys: number;
+  readonly #only: KernelChoice['only'];
+  /** At least one. */
+  readonly #splits: readonly TunedSplit[];
+  readonly #workgroupsPerItem: number;
   readonly #maxPartials: number;
   readonly #partials: GPUBuffer;
   readonly #noRotary: GPUBuffer;
@@ -75,10 +70,11 @@ export class PagedAttention {
   #numTableUpdates = 0;
 
   /**
+   * @param choice the kernel variants to run, unchecked: for measuring them. Default: what options, a tuning and the adapter say.
    * @throws {InvalidArgumentError} when numHeads is not a multiple of the cache's KV heads.
    * @throws {LimitExceededError} when no kernel variant fits into the device's workgroup memory.
    */
-  constructor(cache: LaunchCache, kv: KvCache, options: PagedAttentionOptions) {
+  constructor(cache: LaunchCache, kv: KvCache, options: PagedAttentionOptions, choice?: KernelChoice) {
     const { numKvHeads, headDim, maxSequences, maxBlocksPerSequence, blockSize } = kv.options;
     const groupSize = options.numHeads / numKvHeads;
     if (!Number.isInteger(groupSize) || groupSize < 1)
@@ -86,48 +82,42 @@ export class PagedAttention {
     checkPositive('maxTokensPerStep', options.maxTokensPerStep);
     checkPositive('minSegmentKeys', options.minSegmentKeys ?? 1);
     checkPositive('targetWorkgroups', options.targetWorkgroups ?? 1);
-    const invocations = options.maxInvocations ?? workgroupInvocations(cache.gpu.adapter);
+    const invocations = options.maxInvocations ?? 1;
     if (!Number.isInteger(invocations) || invocations < 1 || invocations > 256)
       throw new InvalidArgumentError('maxInvocations', invocations, 'an integer from 1 to 256');
-    const memory = cache.gpu.limits.maxComputeWorkgroupStorageSize;
-    const prefillTile = choosePrefillTile(headDim, groupSize, memory, invocations);
-    const decodeTile = chooseDecodeTile(kv.options, groupSize, memory, invocations, cache.gpu.subgroupMinSize);
-    if (!prefillTile || !decodeTile) {
-      throw new LimitExceededError(
-        `Attention with headDim ${headDim}`,
-        'maxComputeWorkgroupStorageSize',
-        headDim * 64,
-        memory,
-        'Open the device with larger limits.',
-      );
-    }
+    const shape = { ...kv.options, numHeads: options.numHeads };
+    const kernels = choice ?? chooseKernels(cache.gpu, shape, options);
     this.#cache = cache;
     this.#kv = kv;
     this.#options = options;
-    this.#prefillTile = prefillTile;
-    this.#decodeTile = decodeTile;
-    this.#mergeInvocations = mergeInvocations(invocations);
-    // In deterministic mode keys are cut at the same places whatever the batch, so that there may be more states than the GPU needs.
-    this.#targetWorkgroups = options.deterministic ? Number.POSITIVE_INFINITY : (options.targetWorkgroups ?? 512);
-    const [segmentKeys, unsplitKeys] = options.deterministic ? [1024, 1024] : [128, 256];
-    this.#minSegmentKeys = options.minSegmentKeys ?? segmentKeys;
-    this.#unsplitKeys = options.minSegmentKeys ?? unsplitKeys;
+    this.#prefillTile = kernels.prefill;
+    this.#decodeTile = kernels.decode;
+    this.#only = kernels.only;
+    this.#workgroupsPerItem = workgroupsPerItem(shape, kernels.decode);
+    this.#mergeInvocations = mergeInvocations(options.maxInvocations ?? workgroupInvocations(cache.gpu.adapter));
 
-    const limits = {
+    const granted = Math.min(cache.gpu.limits.maxStorageBufferBindingSize, cache.gpu.limits.maxBufferSize);
+    const limitsOf = (splits: readonly TunedSplit[]) => ({
       maxTokensPerStep: options.maxTokensPerStep,
       maxSequences,
       maxBlocksPerSequence,
       blockSize,
-      minSegmentKeys: this.#minSegmentKeys,
-      targetWorkgroups: this.#targetWorkgroups,
-    };
+      minSegmentKeys: splits.reduce((least, { minSegmentKeys }) => Math.min(least, minSegmentKeys), Number.POSITIVE_INFINITY),
+      targetWorkgroups: kernels.split.targetWorkgroups,
+    });
+    // In whole multiples of the alignment that a binding's offset needs, 256 bytes.
+    const stateWordsOf = (partials: number) => Math.ceil((partials * options.numHeads * partialWords(headDim)) / 64) * 64;
+    const lseWords = options.logSumExp ? options.maxTokensPerStep * options.numHeads : 0;
+    const fits = 4 * (stateWordsOf(maxPartials(limitsOf(kernels.splits))) + lseWords) <= granted;
+    this.#splits = fits ? kernels.splits : [kernels.split];
+    if (!fits && kernels.splits[0] !== kernels.split)
+      options.onTuningProblem?.('the tuned splits need too large a buffer; they are ignored');
+    const limits = limitsOf(this.#splits);
     const { device } = cache.gpu;
     this.#maxPartials = maxPartials(limits);
-    // In whole multiples of the alignment that a binding's offset needs, 256 bytes.
-    const stateWords = Math.ceil((this.#maxPartials * options.numHeads * partialWords(headDim)) / 64) * 64;
+    const stateWords = stateWordsOf(this.#maxPartials);
     this.#logSumExpAt = options.logSumExp ? stateWords : 0;
-    const size = 4 * (stateWords + (options.logSumExp ? options.maxTokensPerStep * options.numHeads : 0));
-    const granted = Math.min(cache.gpu.limits.maxStorageBufferBindingSize, cache.gpu.limits.maxBufferSize);
+    const size = 4 * (stateWords + lseWords);
     if (size > granted) {
       const remedy = 'Raise minSegmentKeys, or lower maxSequences or targetWorkgroups.';
       throw new LimitExceededError('The buffer of partial states', 'maxStorageBufferBindingSize', size, granted, remedy);
@@ -244,26 +234,27 @@ export class PagedAttention {
       Object.assign(decodeArgs, values);
       Object.assign(prefillArgs, values);
     };
+    const only = this.#only;
     const [append, copy, decode, prefill, merge] = await Promise.all([
-      this.#cache.prepare(kernels.append, appendArgs),
-      this.#cache.prepare(kernels.copy, copyArgs),
-      this.#cache.prepare(kernels.decode, decodeArgs),
-      this.#cache.prepare(kernels.prefill, prefillArgs),
+      only ? undefined : this.#cache.prepare(kernels.append, appendArgs),
+      only ? undefined : this.#cache.prepare(kernels.copy, copyArgs),
+      only === 'prefill' ? undefined : this.#cache.prepare(kernels.decode, decodeArgs),
+      only === 'decode' ? undefined : this.#cache.prepare(kernels.prefill, prefillArgs),
       this.#cache.prepare(mergeKernel, mergeArgs),
     ]);
     return {
       append: (pass) => {
         copyArgs.numCopies = this.#numCopies;
         appendArgs.numTokens = this.#counts.numTokens;
-        copy.record(pass, copyArgs);
-        append.record(pass, appendArgs);
+        copy?.record(pass, copyArgs);
+        append?.record(pass, appendArgs);
       },
       attend: (pass) => {
         decodeArgs.numItems = this.#counts.numDecodeItems;
         prefillArgs.numItems = this.#counts.numPrefillItems;
         mergeArgs.numRows = this.#counts.numMergeRows;
-        decode.record(pass, decodeArgs);
-        prefill.record(pass, prefillArgs);
+        decode?.record(pass, decodeArgs);
+        prefill?.record(pass, prefillArgs);
         merge.record(pass, mergeArgs);
       },
       set: (values) => set(checkScalars(values, options.modifications?.scalars ?? {}, false)),
@@ -337,19 +328,31 @@ export class PagedAttention {
       blocks: sequence.blocks,
       seqLen: sequence.length,
     }));
-    const { numKvHeads, blockSize } = this.#kv.options;
+    const { blockSize } = this.#kv.options;
     if (cascades) checkCascades(cascades, planned, blockSize);
-    const workgroupsPerItem = numKvHeads * Math.ceil(this.#options.numHeads / numKvHeads / this.#decodeTile.headTile);
     this.writer.begin();
     this.#counts = packBatch(this.writer, planned, {
       blockSize,
       prefillTokens: this.#prefillTile.tokens,
-      segmentKeys: chooseSegmentKeys(planned, workgroupsPerItem, this.#targetWorkgroups, this.#minSegmentKeys, this.#unsplitKeys),
+      segmentKeys: this.#segmentKeys(planned),
       maxPartials: this.#maxPartials,
       maxSplitQuery: deterministic ? 0 : 16,
       filterByQueryLen,
       cascades: cascades ?? (cascade === 'off' || deterministic ? [] : findCascades(planned, blockSize)),
     });
+  }
+
+  /** Keys of one decode work item, as the nearest split says. */
+  #segmentKeys(planned: readonly PlannedSequence[]): number {
+    let sequences = 0;
+    let keys = 0;
+    for (const { queryLen, seqLen } of this.#splits.length > 1 ? planned : []) {
+      if (queryLen !== 1) continue;
+      sequences++;
+      keys += seqLen;
+    }
+    const { targetWorkgroups, minSegmentKeys, unsplitKeys } = nearestSplit(this.#splits, sequences, keys / Math.max(1, sequences));
+    return chooseSegmentKeys(planned, this.#workgroupsPerItem, targetWorkgroups, minSegmentKeys, unsplitKeys);
   }
 
   /**

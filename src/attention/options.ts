@@ -8,12 +8,16 @@ export interface PagedAttentionOptions {
   readonly numHeads: number;
   /** Most new tokens of one step, over all sequences. */
   readonly maxTokensPerStep: number;
-  /** Fewest keys of a part of a decode row that is split among workgroups; default 128, where rows of up to 256 are not split. */
+  /** Fewest keys of a part of a decode row that is split among workgroups; default: what suits the adapter (128 on a GPU, where rows of up to 256 are not split). */
   readonly minSegmentKeys?: number;
   /** Workgroups that a decode launch aims at when it splits; default 512. */
   readonly targetWorkgroups?: number;
   /** Most invocations of an attention workgroup, up to 256; default: what suits the adapter. */
   readonly maxInvocations?: number;
+  /** What `tune` found on this device; anything else, of another device too, is ignored. The options above have precedence. */
+  readonly tuning?: unknown;
+  /** Hears why a tuning, or a part of it, was ignored. */
+  readonly onTuningProblem?: (problem: string) => void;
   /** A row's result does not depend, bit by bit, on what else is in the batch: keys are cut every 1,024, and nothing is shared. Default false. */
   readonly deterministic?: boolean;
   /** True (default): single tokens go to the decode kernel, the others to the prefill kernel. False: all go to the prefill kernel. */

@@ -1,5 +1,6 @@
 /** Tile sizes of the attention kernels, as far as the device decides them. Pure. */
 import type { AdapterDescription } from '../gpu.ts';
+import { adapterDefaults } from './adapters.ts';
 import { hasTokenScales, type KvLayout, loadWords, rowBytes } from './layout.ts';
 import { spanWords } from './plan.ts';
 
@@ -97,13 +98,9 @@ export function choosePrefillTile(headDim: number, groupSize: number, memory: nu
   return undefined;
 }
 
-/**
- * Most invocations that a workgroup should have. SwiftShader gives each SIMD group of a workgroup with barriers a stack of its own, about 8 us
- * for every four invocations, which costs more than short tiles do.
- */
-export function workgroupInvocations({ vendor, architecture, device, description, software }: AdapterDescription): number {
-  if (/swiftshader/i.test(`${vendor} ${architecture} ${device} ${description}`)) return 8;
-  return software ? 64 : 128;
+/** Most invocations that a workgroup should have. */
+export function workgroupInvocations(adapter: AdapterDescription): number {
+  return adapterDefaults(adapter).maxInvocations;
 }
 
 /** Invocations of a workgroup that merges partial states. */
@@ -155,4 +152,66 @@ function chooseKeyThreads(units: number, maxInvocations: number, subgroupSize: n
   let keyThreads = Math.floor(Math.min(units, maxInvocations, Math.max(8, units / 2)));
   while (units % keyThreads !== 0) keyThreads--;
   return { keyThreads, subgroups: false };
+}
+
+/** Most invocations of a workgroup that any device takes. */
+const anyDeviceInvocations = 256;
+
+/**
+ * The prefill tiles to choose among when tuning: `choosePrefillTile`'s first, then those of which one value, then two, are half or twice as
+ * large. All fit into `memory` bytes and into workgroups of `mostInvocations`. Empty when nothing fits.
+ */
+export function prefillTileSpace(
+  headDim: number,
+  groupSize: number,
+  memory: number,
+  maxInvocations: number,
+  mostInvocations = anyDeviceInvocations,
+): readonly PrefillTile[] {
+  const first = choosePrefillTile(headDim, groupSize, memory, maxInvocations);
+  if (!first) return [];
+  const { rowTile, keyTile, rowsPerThread, keysPerThread } = first;
+  return neighbours({ rowTile, keyTile, rowsPerThread, keysPerThread }).flatMap((tile, i) => {
+    if (i === 0) return [first];
+    const invocations = (tile.rowTile / tile.rowsPerThread) * (tile.keyTile / tile.keysPerThread);
+    const isBlocked = tile.rowTile % tile.rowsPerThread === 0 && tile.keyTile % tile.keysPerThread === 0;
+    const isWhole = isBlocked && tile.rowTile % 4 === 0 && invocations % 4 === 0 && [2, 4].includes(tile.keysPerThread);
+    if (!isWhole || invocations > Math.max(mostInvocations, 16)) return [];
+    if (prefillMemory(headDim, tile.rowTile, tile.keyTile, tile.keysPerThread) > memory) return [];
+    const headTile = Math.min(groupSize, tile.rowTile);
+    return [{ ...tile, headTile, tokens: Math.floor(tile.rowTile / headTile) }];
+  });
+}
+
+/** The decode tiles to choose among when tuning, as `prefillTileSpace`: `chooseDecodeTile`'s first. */
+export function decodeTileSpace(
+  layout: KvLayout,
+  groupSize: number,
+  memory: number,
+  maxInvocations: number,
+  subgroupSize: number,
+  mostInvocations = anyDeviceInvocations,
+): readonly DecodeTile[] {
+  // Round the default, and round what is chosen where there are no subgroups.
+  const chosen = [subgroupSize, 0].map((size) => chooseDecodeTile(layout, groupSize, memory, maxInvocations, size));
+  const [first, other] = chosen;
+  if (!first) return [];
+  const units = rowBytes(layout) / (4 * loadWords(layout));
+  const around = ({ headTile, keyThreads, keysPerThread, invocations, subgroups }: DecodeTile) =>
+    neighbours({ headTile, keyThreads, keysPerThread, teams: invocations / keyThreads }).flatMap(({ teams, ...tile }, i) => {
+      const one = { ...tile, invocations: teams * tile.keyThreads, subgroups };
+      if (i === 0) return [one];
+      const isWhole = units % tile.keyThreads === 0 && tile.keysPerThread <= tile.keyThreads && tile.headTile <= Math.min(groupSize, 8);
+      if (!isWhole || one.invocations > mostInvocations || (subgroups && tile.keyThreads > subgroupSize)) return [];
+      return decodeMemory(one, layout.headDim, hasTokenScales(layout)) <= memory ? [one] : [];
+    });
+  return first.subgroups && other ? [...around(first), ...around(other)] : around(first);
+}
+
+/** The given values, then all in which one of them, then two, are halved or doubled, as far as they stay integers. */
+function neighbours<T extends Readonly<Record<string, number>>>(centre: T): T[] {
+  const steps = Object.keys(centre).flatMap((name) => [2, 0.5].map((factor) => ({ name, value: centre[name] * factor })));
+  const moved = (...changes: typeof steps) => ({ ...centre, ...Object.fromEntries(changes.map(({ name, value }) => [name, value])) });
+  const pairs = steps.flatMap((one, i) => steps.slice(i + 1).flatMap((other) => (other.name === one.name ? [] : [moved(one, other)])));
+  return [centre, ...steps.map((step) => moved(step)), ...pairs].filter((values) => Object.values(values).every(Number.isInteger));
 }

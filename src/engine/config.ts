@@ -4,6 +4,7 @@
  * What would change the result but is not implemented is refused by name: a model either runs as its authors meant it, or not at all.
  */
 import { UnsupportedModelError } from '../errors.ts';
+import { type ModelFiles, readJson } from './files.ts';
 import { type JsonFields, jsonFields } from './json.ts';
 
 /** A decoder-only transformer, as far as its shapes and constants go. */
@@ -78,6 +79,11 @@ interface Architecture {
 const architectures: readonly Architecture[] = [{ name: 'LlamaForCausalLM', modelType: 'llama', parse: parseLlama }];
 
 const ropeTypes = ['default', 'linear', 'llama3', 'yarn'];
+
+/** Reads a model's config.json. @throws {ModelFileError} @throws {UnsupportedModelError} as `Engine.load` does */
+export async function readModelConfig(files: ModelFiles): Promise<ModelConfig> {
+  return parseModelConfig(await readJson(files, 'config.json'));
+}
 
 /**
  * @param json the parsed content of config.json.

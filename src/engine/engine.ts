@@ -6,8 +6,8 @@ import { causeOf, type Gpu } from '../gpu.ts';
 import { LaunchCache, type LaunchCacheMode, type LaunchEvent, type LaunchStats } from '../launch/cache.ts';
 import type { LaunchManifest } from '../launch/manifest.ts';
 import type { Tracer } from '../launch/trace.ts';
-import { type ModelConfig, parseModelConfig } from './config.ts';
-import { type ModelFiles, readJson, readJsonIfPresent } from './files.ts';
+import { type ModelConfig, readModelConfig } from './config.ts';
+import { type ModelFiles, readJsonIfPresent } from './files.ts';
 import { type GenerationHost, RunningGeneration } from './generation.ts';
 import { type GenerationDefaults, parseGenerationConfig } from './generation-config.ts';
 import { modelKernels } from './kernels.ts';
@@ -33,6 +33,9 @@ export interface EngineOptions {
   readonly launchCache?: LaunchCacheMode;
   /** What `Engine.manifest` gave at an earlier visit: its pipelines are compiled while the weights are on their way. */
   readonly manifest?: unknown;
+  /** What `tune` found on this device for the model's heads; anything else is ignored, and `onTuningProblem` hears why. */
+  readonly tuning?: unknown;
+  readonly onTuningProblem?: (problem: string) => void;
   /** Hears of false hits, and of a launch cache that stands aside. */
   readonly onLaunchEvent?: (event: LaunchEvent) => void;
   /** Collects where the time of generations goes. Each launch then takes a pass of its own, so that tokens come slower. */
@@ -84,7 +87,7 @@ export class Engine {
   static async load(gpu: Gpu, files: ModelFiles, options: EngineOptions = {}): Promise<Engine> {
     const { onProgress, signal, runAhead } = options;
     if (runAhead !== undefined) checkInteger('runAhead', runAhead, 1, maxRunAhead);
-    const config = parseModelConfig(await readJson(files, 'config.json'));
+    const config = await readModelConfig(files);
     const defaults = parseGenerationConfig(await readJsonIfPresent(files, 'generation_config.json'));
     const tokenizerConfig = await readJsonIfPresent(files, 'tokenizer_config.json');
     const tokenizerJson = await readJsonIfPresent(files, 'tokenizer.json');
@@ -124,7 +127,8 @@ export class Engine {
         loadWeights(gpu, tensors, config, onBytes, signal).then(own),
       ]);
       const ring = own(new ReadbackRing(gpu, maxRunAhead));
-      const modelOptions = { maxTokensPerStep, maxLogitRows: logitRowsPerStep };
+      const { tuning, onTuningProblem } = options;
+      const modelOptions = { maxTokensPerStep, maxLogitRows: logitRowsPerStep, tuning, onTuningProblem };
       const onPipelines = (loaded: number, total: number) => onProgress?.({ phase: 'pipelines', loaded, total });
       const model = own(await LlamaModel.create(cache, kv, config, weights, modelOptions, onPipelines));
       signal?.throwIfAborted();

@@ -1,5 +1,5 @@
 /** `pagewise/engine`: language models of the Llama family on Pagewise's attention. */
-export type { ModelConfig } from './config.ts';
+export { type ModelConfig, readModelConfig } from './config.ts';
 export { Engine, type EngineOptions } from './engine.ts';
 export { type ByteSource, type FileContent, filesFrom, filesFromUrl, type ModelFiles } from './files.ts';
 export type { GenerationDefaults } from './generation-config.ts';

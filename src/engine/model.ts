@@ -40,6 +40,9 @@ export interface ModelOptions {
   readonly maxTokensPerStep: number;
   /** Most rows of logits of one step; at least the cache's `maxSequences`. */
   readonly maxLogitRows: number;
+  /** As those of `PagedAttentionOptions`. */
+  readonly tuning?: unknown;
+  readonly onTuningProblem?: (problem: string) => void;
 }
 
 /** From how many rows on the tiled product is used; below, each row reads the weights again. */
@@ -110,9 +113,12 @@ export class LlamaModel {
     this.#cache = cache;
     this.#config = config;
     this.#options = options;
-    const { maxTokensPerStep, maxLogitRows } = options;
+    const { maxTokensPerStep, maxLogitRows, tuning, onTuningProblem } = options;
     const extraPlanWords = maxTokensPerStep + maxLogitRows * (1 + samplingWords) + maxStopWords;
-    this.#attention = new PagedAttention(cache, kv, { numHeads: config.numHeads, maxTokensPerStep, extraPlanWords });
+    this.#attention = new PagedAttention(cache, kv, {
+      ...{ numHeads: config.numHeads, maxTokensPerStep, extraPlanWords },
+      ...{ tuning, onTuningProblem },
+    });
     const { COPY_SRC, COPY_DST } = GPUBufferUsage;
     this.logits = this.#buffer('logits', maxLogitRows * config.vocabSize, COPY_SRC);
     this.sampled = this.#buffer('sampled', kv.options.maxSequences * 2, COPY_SRC | COPY_DST);

@@ -27,6 +27,7 @@ export const specFiles: SpecFiles = {
   'attention-steps': () => import('./attention-steps.spec.ts'),
   contiguous: () => import('./contiguous.spec.ts'),
   'merge-states': () => import('./merge-states.spec.ts'),
+  tuning: () => import('./tuning.spec.ts'),
   engine: () => import('./engine.spec.ts'),
   'work-counts': () => import('./work-counts.spec.ts'),
   replica: () => import('./replica.spec.ts'),

@@ -71,7 +71,7 @@ export function readStored(of: GridCase, inputs: CaseInputs, pool: StoredPool): 
         const first = (isValue * blockSize + slot) * rowWords;
         const scales = (head: number) => {
           if (!tokenScales) return dtype === 'f32' || dtype === 'f16' ? 1 : isValue ? inputs.valueScale : inputs.keyScale;
-          const word = 2 * blockSize * rowWords + (isValue * blockSize + slot) * numKvHeads + head;
+          const word = 2 * blockSize * rowWords + 2 * (slot * numKvHeads + head) + isValue;
           return new Float32Array(block.buffer, block.byteOffset + 4 * word, 1)[0];
         };
         const row = into.subarray(place * rowSize, (place + 1) * rowSize);

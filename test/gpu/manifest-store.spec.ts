@@ -1,5 +1,15 @@
 /** A second visit: what the first one compiled is compiled ahead of need, by way of a store. */
-import { gpuFromDevice, indexedDbManifests, LaunchCache, type ManifestStore, manifestKey, textManifests } from '../../src/index.ts';
+import { tuningOrigin } from '../../src/attention/tuned.ts';
+import {
+  gpuFromDevice,
+  indexedDbManifests,
+  indexedDbTunings,
+  LaunchCache,
+  type ManifestStore,
+  manifestKey,
+  type Tuning,
+  textManifests,
+} from '../../src/index.ts';
 import { emptyBuffer, expect, expectEqual, type SpecContext, spec } from '../harness/harness.ts';
 import { keyedKernel, setKernel } from './tiny.ts';
 
@@ -26,7 +36,20 @@ async function visitTwice(t: SpecContext, store: ManifestStore): Promise<void> {
 
 const plainInfo = { vendor: '', architecture: '', device: '', description: '' } as GPUAdapterInfo;
 
-spec('a manifest in IndexedDB', (t) => inDatabase(t, visitTwice), { requires: ['indexedDB'], devices: 'granted' });
+spec(
+  'a manifest in IndexedDB, and beside it a tuning of the same key',
+  (t) =>
+    inDatabase(t, async (_, manifests, problems, name) => {
+      await visitTwice(t, manifests);
+      const tuning: Tuning = { version: 1, origin: tuningOrigin(t.gpu), entries: [] };
+      const tunings = indexedDbTunings(name);
+      await manifests.save('key', { version: 1, variants: [] });
+      await tunings.save('key', tuning);
+      expectEqual([await tunings.load('key'), await manifests.load('key')], [tuning, { version: 1, variants: [] }]);
+      expectEqual([await tunings.load('other'), problems], [undefined, []]);
+    }),
+  { requires: ['indexedDB'], devices: 'granted' },
+);
 
 spec(
   'what is damaged in IndexedDB is ignored, with a reason',
@@ -39,11 +62,14 @@ spec(
   { requires: ['indexedDB'], devices: 'granted' },
 );
 
-async function inDatabase(t: SpecContext, body: (t: SpecContext, store: ManifestStore, problems: readonly string[]) => Promise<void>) {
+async function inDatabase(
+  t: SpecContext,
+  body: (t: SpecContext, store: ManifestStore, problems: readonly string[], name: string) => Promise<void>,
+) {
   const name = `pagewise spec ${performance.now()}`;
   t.defer(() => void indexedDB.deleteDatabase(name));
   const problems: string[] = [];
-  await body(t, indexedDbManifests(name, { onProblem: (problem) => problems.push(problem) }), problems);
+  await body(t, indexedDbManifests(name, { onProblem: (problem) => problems.push(problem) }), problems, name);
 }
 
 spec(

@@ -1,7 +1,14 @@
 import { describe, expect, it } from 'vitest';
 import { decodeKernel, prefillKernel } from '../../src/attention/kernels.ts';
 import { type KvLayout, kvFormats, loadWords } from '../../src/attention/layout.ts';
-import { chooseDecodeTile, choosePrefillTile } from '../../src/attention/tuning.ts';
+import {
+  chooseDecodeTile,
+  choosePrefillTile,
+  decodeMemory,
+  decodeTileSpace,
+  prefillMemory,
+  prefillTileSpace,
+} from '../../src/attention/tuning.ts';
 import { joinSource, type Kernel } from '../../src/launch/kernel.ts';
 import { workgroupMemory } from './workgroup-memory.ts';
 
@@ -98,6 +105,51 @@ describe('the decode tile', () => {
     expect(chooseDecodeTile(f32!, 4, 16384, 128, 0)?.headTile).toBe(4);
     expect(chooseDecodeTile(f32!, 5, 16384, 128, 0)?.headTile).toBe(5);
     expect(chooseDecodeTile({ ...f32!, headDim: 256 }, 1, 1024, 128, 0)).toBeUndefined();
+  });
+});
+
+describe('the tiles to try', () => {
+  const f16: KvLayout = { blockSize: 16, numKvHeads: 1, headDim: 128, dtype: 'f16' };
+  const distinct = (tiles: readonly object[]) => new Set(tiles.map((tile) => JSON.stringify(tile))).size;
+
+  it('begin with the default, differ, and fit', () => {
+    for (const { headDim, groupSize, memory } of casesOf([1, 4, 5], memories)) {
+      for (const maxInvocations of adapters) {
+        const label = `headDim ${headDim}, groupSize ${groupSize}, ${memory} bytes, ${maxInvocations} invocations`;
+        const prefill = prefillTileSpace(headDim, groupSize, memory, maxInvocations);
+        expect(prefill[0], label).toEqual(choosePrefillTile(headDim, groupSize, memory, maxInvocations));
+        expect(distinct(prefill), label).toBe(prefill.length);
+        for (const tile of prefill)
+          expect(prefillMemory(headDim, tile.rowTile, tile.keyTile, tile.keysPerThread)).toBeLessThanOrEqual(memory);
+        const layout = { ...f16, headDim };
+        const decode = decodeTileSpace(layout, groupSize, memory, maxInvocations, 32);
+        expect(decode[0], label).toEqual(chooseDecodeTile(layout, groupSize, memory, maxInvocations, 32));
+        expect(distinct(decode), label).toBe(decode.length);
+        for (const tile of decode) expect(decodeMemory(tile, headDim, false)).toBeLessThanOrEqual(memory);
+      }
+    }
+  });
+
+  it('are few, and change everything that a tile has', () => {
+    const decode = decodeTileSpace(f16, 4, 49152, 128, 0);
+    const prefill = prefillTileSpace(128, 4, 49152, 128);
+    const moving = {
+      decode: ['headTile', 'keyThreads', 'keysPerThread', 'invocations'],
+      prefill: ['rowTile', 'keyTile', 'rowsPerThread', 'tokens'],
+    };
+    for (const [space, names] of [[decode, moving.decode] as const, [prefill, moving.prefill] as const]) {
+      expect(space.length).toBeGreaterThan(8);
+      expect(space.length).toBeLessThan(40);
+      for (const name of names) expect(new Set(space.map((tile) => Reflect.get(tile, name))).size, name).toBeGreaterThan(1);
+    }
+    expect(decode.every(({ invocations }) => invocations <= 256)).toBe(true);
+    // With subgroups, those without have their turn, too.
+    const both = decodeTileSpace(f16, 4, 49152, 128, 32);
+    expect(new Set(both.map(({ subgroups }) => subgroups))).toEqual(new Set([true, false]));
+    expect(both.every(({ subgroups, keyThreads }) => !subgroups || keyThreads <= 32)).toBe(true);
+    expect(decodeTileSpace(f16, 4, 49152, 64, 0, 64).every(({ invocations }) => invocations <= 64)).toBe(true);
+    expect(decodeTileSpace(f16, 4, 1024, 128, 0)).toEqual([]);
+    expect(prefillTileSpace(128, 4, 1024, 128)).toEqual([]);
   });
 });
 

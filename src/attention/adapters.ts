@@ -1,0 +1,30 @@
+/** What was measured on adapters and ships with the library, where nothing was tuned. Pure. */
+import type { AdapterDescription } from '../gpu.ts';
+
+export interface AdapterDefaults {
+  /** Most invocations that a workgroup should have. */
+  readonly maxInvocations: number;
+  /** Workgroups that a decode launch aims at when it splits rows. */
+  readonly targetWorkgroups: number;
+  /** Fewest keys of a part of a split row. */
+  readonly minSegmentKeys: number;
+  /** Rows of up to so many keys are not split, where all are so short. */
+  readonly unsplitKeys: number;
+}
+
+/**
+ * The first whose pattern fits decides; the text is an adapter's names, and the word `software` where it computes on the CPU.
+ *
+ * SwiftShader gives each SIMD group of a workgroup with barriers a stack of its own, about 8 us for every four invocations, which costs
+ * more than short tiles do. The last line is of an NVIDIA H200.
+ */
+const shipped: readonly (AdapterDefaults & { readonly adapter: RegExp })[] = [
+  { adapter: /swiftshader/i, maxInvocations: 8, targetWorkgroups: 512, minSegmentKeys: 256, unsplitKeys: 256 },
+  { adapter: /\bsoftware$/, maxInvocations: 64, targetWorkgroups: 512, minSegmentKeys: 256, unsplitKeys: 256 },
+  { adapter: /^/, maxInvocations: 128, targetWorkgroups: 512, minSegmentKeys: 128, unsplitKeys: 256 },
+];
+
+export function adapterDefaults({ vendor, architecture, device, description, software }: AdapterDescription): AdapterDefaults {
+  const text = [vendor, architecture, device, description, software ? 'software' : ''].join(' ');
+  return shipped.find(({ adapter }) => adapter.test(text)) ?? shipped[shipped.length - 1];
+}
