@@ -57,14 +57,6 @@ fn findSlot(tile: u32, keyEnd: u32, span: Span, tableStart: u32, local: u32) -> 
   return slotOf(tableStart, key);
 }
 
-// The scales of a key and of its value, where rows have one.
-fn findScales(slot: u32, kvHead: u32) -> vec2f {
-  if (!tokenScales || slot == noRow) {
-    return vec2f(1.0);
-  }
-  return rowScales(slot, kvHead);
-}
-
 fn keepScales(turn: u32, found: vec2f, local: u32) {
   if (tokenScales && local < keyTile) {
     scales[turn * keyTile + local] = found;
@@ -75,11 +67,6 @@ fn keepRow(turn: u32, slot: u32, kvHead: u32, local: u32) {
   if (local < keyTile) {
     rows[turn * keyTile + local] = select(keyAddress(slot, kvHead), noRow, slot == noRow);
   }
-}
-
-// A weight of 0 stays one whatever the scale, which may be that of a key that nobody sees.
-fn scaledWeight(p: f32, scale: f32) -> f32 {
-  return select(0.0, p * scale, p > 0.0);
 }
 
 @compute @workgroup_size(invocations)

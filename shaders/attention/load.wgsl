@@ -17,11 +17,18 @@ fn loadVisible(row: u32, offset: u32, i: u32) -> PoolLoad {
   return loadUnit(row + offset, i);
 }
 
-// The scales of a slot's key and value.
 fn rowScales(slot: u32, head: u32) -> vec2f {
   let word = scaleWord(slot, head);
   let loaded = poolLoad(bufferOf(slot), word / loadWords);
   return bitcast<vec2f>(scalePair(loaded, word % loadWords));
+}
+
+// The scales of a slot's key and value, where tokens have one.
+fn findScales(slot: u32, head: u32) -> vec2f {
+  if (!tokenScales || slot == noRow) {
+    return vec2f(1.0);
+  }
+  return rowScales(slot, head);
 }
 
 // The slot of a key of the sequence whose block table starts at `tableStart`.

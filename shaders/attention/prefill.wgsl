@@ -2,36 +2,39 @@
 // head and a tile of rows, a row being one token and one of the query heads that share the KV head; row = tokenInTile * headTile + head.
 // Rows beyond the item's tokens or the group's heads are spare: they are computed on zeros and never written.
 //
-// Keys go by in tiles of keyTile through workgroup memory, keys first and then, in their place, values. Both products are blocked in registers:
-// scores in blocks of rowsPerThread x keysPerThread, outputs in blocks of outputRows x outputColumns vectors of four. Neighbouring rows lie
-// one vector apart from a power of two, which keeps the banks of workgroup memory apart. The next keys or values are on their way while a
-// product is worked out. Four barriers per tile. Keys that no row of the tile sees are not read: they may have no block any more.
+// Keys go by in tiles of keyTile through workgroup memory, keys first and then, in their place, values, as they are stored: reading workgroup
+// memory is what limits the products on a GPU, and half the bytes are read in half the time. Both products are blocked in registers:
+// scores in blocks of rowsPerThread x keysPerThread, outputs in blocks of outputRows x outputUnits. Neighbouring rows lie one vector apart from
+// a power of two, which keeps the banks of workgroup memory apart. The next keys or values are on their way while a product is worked out.
+// Four barriers per tile. Keys that no row of the tile sees are not read: they may have no block any more.
 // The item's tokens may belong to several sequences where its keys are a prefix that these share (cascade attention).
 
 const rowGroups = rowTile / rowsPerThread;
 const keyGroups = keyTile / keysPerThread;
 const invocations = rowGroups * keyGroups;
 const columns = headDim / 4u;
-const rowStride = columns + 1u;
+const queryStride = columns + 1u;
 const units = headDim / unit; // loads of a row
+const rowStride = units + 1u;
 const tileLoads = (keyTile * units + invocations - 1u) / invocations;
 const loadsAhead = min(tileLoads, 8u);
-const outputRowGroups = min(rowTile, 4u);
+const lookups = (keyTile + invocations - 1u) / invocations; // keys of a tile that an invocation looks up
 const outputRows = rowTile / outputRowGroups;
 const columnGroups = invocations / outputRowGroups;
-const outputColumns = (columns + columnGroups - 1u) / columnGroups;
+const outputUnits = (units + columnGroups - 1u) / columnGroups;
+const outputVectors = outputUnits * unitVectors;
 
-var<workgroup> queries: array<vec4f, rowTile * rowStride>;
-var<workgroup> tileRows: array<vec4f, keyTile * rowStride>; // the tile's keys, then its values
-var<workgroup> weights: array<Weights, rowTile * keyGroups>; // of keys g, g + keyGroups, ... of a tile
+var<workgroup> queries: array<vec4f, rowTile * queryStride>;
+var<workgroup> querySums: array<f32, rowTile>; // where codes have an offset
+var<workgroup> tileRows: array<PoolLoad, keyTile * rowStride>; // the tile's keys, then its values
+var<workgroup> weights: array<Weights, rowTile * keyGroups>; // of keys g, g + keyGroups, ... of a tile, with the values' scales
 var<workgroup> maxima: array<atomic<u32>, rowTile>;
 var<workgroup> factors: array<f32, rowTile>;
-var<workgroup> sums: array<f32, rowTile * keyGroups>;
-var<workgroup> spans: array<Span, rowTile>; // by token of the item
+var<workgroup> spans: array<Span, rowTile / headTile>; // by token of the item
 // Of this tile and, in turn, the next one: addresses of the keys' rows, or noRow for keys that no token sees, and scales.
 var<workgroup> rows: array<u32, 2u * keyTile>;
-var<workgroup> keyScales: array<f32, 2u * keyTile>;
-var<workgroup> valueScales: array<f32, 2u * keyTile>;
+const scaleSlots = 2u * keyTile * scaleWords + 1u;
+var<workgroup> scales: array<vec2f, scaleSlots>; // of a key and its value
 
 fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
   let at = token * constants.queryStride + constants.queryOffset + head * headDim;
@@ -43,25 +46,31 @@ fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
   return values;
 }
 
-// Looks up the rows of a tile's keys.
-fn findRows(turn: u32, tile: u32, keyEnd: u32, tokens: u32, tableStart: u32, kvHead: u32, local: u32) {
-  for (var i = local; i < keyTile; i += invocations) {
-    let key = tile + i;
-    var seen = false;
-    for (var t = 0u; t < tokens && key < keyEnd && !seen; t++) {
-      seen = isVisible(spans[t], key);
-    }
-    let at = turn * keyTile + i;
-    rows[at] = noRow;
-    if (seen) {
-      let slot = slotOf(tableStart, key);
-      rows[at] = keyAddress(slot, kvHead);
-      if (tokenScales) {
-        let both = rowScales(slot, kvHead);
-        keyScales[at] = both.x;
-        valueScales[at] = both.y;
-      }
-    }
+// The slot of an invocation's n-th key of a tile, or noRow where no token sees it. allSeen: every token sees every key of the tile.
+fn findSlot(tile: u32, allSeen: bool, keyEnd: u32, tokens: u32, tableStart: u32, n: u32, local: u32) -> u32 {
+  let i = n * invocations + local;
+  let key = tile + i;
+  var seen = allSeen;
+  for (var t = 0u; t < tokens && key < keyEnd && !seen; t++) {
+    seen = isVisible(spans[t], key);
+  }
+  if (!seen || i >= keyTile) {
+    return noRow;
+  }
+  return slotOf(tableStart, key);
+}
+
+fn keepRow(turn: u32, slot: u32, kvHead: u32, n: u32, local: u32) {
+  let i = n * invocations + local;
+  if (i < keyTile) {
+    rows[turn * keyTile + i] = select(keyAddress(slot, kvHead), noRow, slot == noRow);
+  }
+}
+
+fn keepScales(turn: u32, found: vec2f, n: u32, local: u32) {
+  let i = n * invocations + local;
+  if (tokenScales && i < keyTile) {
+    scales[turn * keyTile + i] = found;
   }
 }
 
@@ -74,25 +83,20 @@ fn loadOfTile(turn: u32, offset: u32, n: u32, local: u32) -> PoolLoad {
   return loadVisible(rows[turn * keyTile + i / units], offset, i % units);
 }
 
-fn keepLoad(loaded: PoolLoad, scale: f32, n: u32, local: u32) {
+fn keepLoad(loaded: PoolLoad, n: u32, local: u32) {
   let i = n * invocations + local;
   if (i < keyTile * units) {
-    let at = i / units * rowStride + i % units * unitVectors;
-    for (var v = 0u; v < unitVectors; v++) { // unrolled
-      tileRows[at + v] = scale * (unpackVector(loaded, v) + codeOffset);
-    }
+    tileRows[i / units * rowStride + i % units] = loaded;
   }
 }
 
-fn scaleOfLoad(turn: u32, n: u32, local: u32, isValue: bool) -> f32 {
-  if (!tokenScales) {
-    return codeFactor;
+// The score of a key that a token may see, or not.
+fn maskedScore(score: f32, t: u32, firstToken: u32, head: u32, key: u32, keyEnd: u32) -> f32 {
+  let span = spans[t];
+  if (key >= keyEnd || !isVisible(span, key)) {
+    return noScore;
   }
-  let k = turn * keyTile + min((n * invocations + local) / units, keyTile - 1u);
-  if (rows[k] == noRow) {
-    return 0.0;
-  }
-  return codeFactor * select(keyScales[k], valueScales[k], isValue);
+  return finalScore(score, span, firstToken + t, head, key);
 }
 
 @compute @workgroup_size(invocations)
@@ -111,7 +115,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   for (var i = local; i < rowTile * columns; i += invocations) {
     let row = i / columns;
     let t = row / headTile;
-    let at = row * rowStride + i % columns;
+    let at = row * queryStride + i % columns;
     queries[at] = vec4f(0.0);
     if (t < tokens && row % headTile < heads) {
       let position = plan[plan[POSITIONS] + firstToken + t];
@@ -126,32 +130,62 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
   }
   workgroupBarrier();
-  var firstInWindow = keyEnd;
-  for (var t = 0u; t < tokens; t++) {
-    firstInWindow = min(firstInWindow, windowBegin(loadSpan(firstToken + t))); // of uniform memory, so that loops with barriers are uniform
+  if (codeOffset != 0.0) {
+    for (var row = local; row < rowTile; row += invocations) {
+      var total = vec4f(0.0);
+      for (var c = 0u; c < columns; c++) {
+        total += queries[row * queryStride + c];
+      }
+      querySums[row] = codeOffset * (total.x + total.y + total.z + total.w);
+    }
   }
+  // From memory that is uniform, so that loops with barriers are uniform. Keys [seenBegin, seenEnd) are seen by every token, without a bias.
+  var firstInWindow = keyEnd;
+  var seenBegin = 0u;
+  var seenEnd = keyEnd;
+  for (var t = 0u; t < tokens; t++) {
+    let span = loadSpan(firstToken + t);
+    let begin = windowBegin(span);
+    firstInWindow = min(firstInWindow, begin);
+    seenBegin = max(seenBegin, begin);
+    seenEnd = min(seenEnd, min(span.keyEnd, select(span.keyEnd, span.biasBegin, span.bias != 0u)));
+    if (args.window != 0u) {
+      seenEnd = min(seenEnd, span.index + args.window);
+    }
+  }
+  let plainScores = args.softcap == 0.0 && alibi == 0u && !hasScoreMod && !hasMaskMod;
 
   // As the first product has it: rows rowGroup, rowGroup + rowGroups, ... and keys keyGroup, keyGroup + keyGroups, ...
   let keyGroup = local % keyGroups;
   let rowGroup = local / keyGroups;
   var maximum: array<f32, rowsPerThread>;
-  var sum: array<f32, rowsPerThread>;
+  var sum: array<vec2f, rowsPerThread>; // of weights, without the values' scales and with them
   for (var i = 0u; i < rowsPerThread; i++) { // unrolled
     let head = (rowGroup + i * rowGroups) % headTile;
     maximum[i] = startMaximum(firstHead + head, head < heads, segment);
-    sum[i] = select(0.0, 1.0, maximum[i] != noScore && keyGroup == 0u);
+    sum[i] = vec2f(select(0.0, 1.0, maximum[i] != noScore && keyGroup == 0u), 0.0);
   }
   // As the second one has it.
   let columnGroup = local % columnGroups;
   let outputRow = local / columnGroups;
-  var accumulated: array<vec4f, outputRows * outputColumns>;
-  for (var i = 0u; i < outputRows * outputColumns; i++) { // unrolled
+  var accumulated: array<vec4f, outputRows * outputVectors>;
+  for (var i = 0u; i < outputRows * outputVectors; i++) { // unrolled
     accumulated[i] = vec4f(0.0);
   }
 
   var turn = 0u;
   var tile = nextTile(plan[item + ITEM_KEY_BEGIN], keyTile, firstInWindow);
-  findRows(0u, tile, keyEnd, tokens, tableStart, kvHead, local);
+  var following = nextTile(tile + keyTile, keyTile, firstInWindow);
+  var allSeen = tile >= seenBegin && tile + keyTile <= seenEnd;
+  var allSeenNext = following >= seenBegin && following + keyTile <= seenEnd;
+  // What a tile needs is looked up a round ahead: nobody waits for it.
+  var nextSlots: array<u32, lookups>;
+  for (var n = 0u; n < lookups; n++) { // unrolled
+    let slot = findSlot(tile, allSeen, keyEnd, tokens, tableStart, n, local);
+    keepRow(0u, slot, kvHead, n, local);
+    keepScales(0u, findScales(slot, kvHead), n, local);
+    nextSlots[n] = findSlot(following, allSeenNext, keyEnd, tokens, tableStart, n, local);
+  }
   workgroupBarrier();
   var loaded: array<PoolLoad, loadsAhead>;
   for (var n = 0u; n < loadsAhead; n++) { // unrolled
@@ -159,14 +193,21 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   }
   while (tile < keyEnd) {
     for (var n = 0u; n < loadsAhead; n++) { // unrolled
-      keepLoad(loaded[n], scaleOfLoad(turn, n, local, false), n, local);
+      keepLoad(loaded[n], n, local);
     }
     for (var n = loadsAhead; n < tileLoads; n++) {
-      keepLoad(loadOfTile(turn, 0u, n, local), scaleOfLoad(turn, n, local, false), n, local);
+      keepLoad(loadOfTile(turn, 0u, n, local), n, local);
     }
     workgroupBarrier();
 
-    let following = nextTile(tile + keyTile, keyTile, firstInWindow);
+    let later = nextTile(following + keyTile, keyTile, firstInWindow);
+    let allSeenLater = later >= seenBegin && later + keyTile <= seenEnd;
+    var laterSlots: array<u32, lookups>;
+    var nextScales: array<vec2f, lookups>;
+    for (var n = 0u; n < lookups; n++) { // unrolled
+      laterSlots[n] = findSlot(later, allSeenLater, keyEnd, tokens, tableStart, n, local);
+      nextScales[n] = findScales(nextSlots[n], kvHead);
+    }
     for (var n = 0u; n < loadsAhead; n++) { // unrolled
       loaded[n] = loadOfTile(turn, valueOffset(), n, local);
     }
@@ -174,16 +215,35 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     for (var i = 0u; i < rowsPerThread * keysPerThread; i++) { // unrolled
       scores[i] = 0.0;
     }
-    for (var c = 0u; c < columns; c++) {
-      var q: array<vec4f, rowsPerThread>;
-      for (var i = 0u; i < rowsPerThread; i++) { // unrolled
-        q[i] = queries[(rowGroup + i * rowGroups) * rowStride + c];
-      }
+    for (var u = 0u; u < units; u++) {
+      var raw: array<PoolLoad, keysPerThread>;
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        let k = tileRows[(keyGroup + j * keyGroups) * rowStride + c];
+        raw[j] = tileRows[(keyGroup + j * keyGroups) * rowStride + u];
+      }
+      for (var v = 0u; v < unitVectors; v++) { // unrolled
+        var q: array<vec4f, rowsPerThread>;
         for (var i = 0u; i < rowsPerThread; i++) { // unrolled
-          scores[i * keysPerThread + j] = k.w * q[i].w + (k.z * q[i].z + (k.y * q[i].y + (k.x * q[i].x + scores[i * keysPerThread + j])));
+          q[i] = queries[(rowGroup + i * rowGroups) * queryStride + u * unitVectors + v];
         }
+        for (var j = 0u; j < keysPerThread; j++) { // unrolled
+          let k = unpackVector(raw[j], v);
+          for (var i = 0u; i < rowsPerThread; i++) { // unrolled
+            scores[i * keysPerThread + j] = k.w * q[i].w + (k.z * q[i].z + (k.y * q[i].y + (k.x * q[i].x + scores[i * keysPerThread + j])));
+          }
+        }
+      }
+    }
+    var keyScale: array<f32, keysPerThread>;
+    var valueScale: array<f32, keysPerThread>;
+    for (var j = 0u; j < keysPerThread; j++) { // unrolled
+      keyScale[j] = 1.0;
+      valueScale[j] = 1.0;
+      if (tokenScales) {
+        let both = scales[turn * keyTile + keyGroup + j * keyGroups];
+        keyScale[j] = codeFactor * both.x;
+        valueScale[j] = both.y;
+      } else if (kvDtype >= kvInt8) {
+        keyScale[j] = codeFactor * constants.keyScale;
       }
     }
     for (var i = 0u; i < rowsPerThread; i++) { // unrolled
@@ -191,29 +251,29 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       let t = row / headTile;
       let head = row % headTile;
       var highest = noScore;
-      if (t < tokens && head < heads) {
-        let span = spans[t];
-        for (var j = 0u; j < keysPerThread; j++) { // unrolled
-          let key = tile + keyGroup + j * keyGroups;
-          var score = noScore;
-          if (key < keyEnd && isVisible(span, key)) {
-            score = scores[i * keysPerThread + j];
-            if (kvDtype >= kvInt8 && !tokenScales) {
-              score *= constants.keyScale;
-            }
-            score = finalScore(score, span, firstToken + t, firstHead + head, key);
+      for (var j = 0u; j < keysPerThread; j++) { // unrolled
+        var score = scores[i * keysPerThread + j];
+        if (codeOffset != 0.0) {
+          score += querySums[row];
+        }
+        if (kvDtype >= kvInt8) {
+          score *= keyScale[j];
+        }
+        if (!(allSeen && plainScores)) {
+          if (t < tokens && head < heads) {
+            score = maskedScore(score, t, firstToken, firstHead + head, tile + keyGroup + j * keyGroups, keyEnd);
+          } else {
+            score = noScore;
           }
-          scores[i * keysPerThread + j] = score;
-          highest = max(highest, score);
         }
-        atomicMax(&maxima[row], orderedBits(highest));
-      } else {
-        for (var j = 0u; j < keysPerThread; j++) { // unrolled
-          scores[i * keysPerThread + j] = noScore;
-        }
+        scores[i * keysPerThread + j] = score;
+        highest = max(highest, score);
       }
+      atomicMax(&maxima[row], orderedBits(highest));
     }
-    findRows(1u - turn, following, keyEnd, tokens, tableStart, kvHead, local);
+    for (var n = 0u; n < lookups; n++) { // unrolled
+      keepRow(1u - turn, nextSlots[n], kvHead, n, local);
+    }
     workgroupBarrier();
 
     for (var i = 0u; i < rowsPerThread; i++) { // unrolled
@@ -225,18 +285,23 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       if (keyGroup == 0u) {
         factors[row] = factor;
       }
-      var p: Weights;
+      var scaled: Weights;
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        p[j] = weight(scores[i * keysPerThread + j], updated);
-        sum[i] += p[j];
+        let p = weight(scores[i * keysPerThread + j], updated);
+        scaled[j] = scaledWeight(p, valueScale[j]);
+        sum[i] += vec2f(p, scaled[j]);
       }
-      weights[row * keyGroups + keyGroup] = p;
+      weights[row * keyGroups + keyGroup] = scaled;
     }
     for (var n = 0u; n < loadsAhead; n++) { // unrolled
-      keepLoad(loaded[n], scaleOfLoad(turn, n, local, true), n, local);
+      keepLoad(loaded[n], n, local);
     }
     for (var n = loadsAhead; n < tileLoads; n++) {
-      keepLoad(loadOfTile(turn, valueOffset(), n, local), scaleOfLoad(turn, n, local, true), n, local);
+      keepLoad(loadOfTile(turn, valueOffset(), n, local), n, local);
+    }
+    for (var n = 0u; n < lookups; n++) { // unrolled
+      keepScales(1u - turn, nextScales[n], n, local);
+      nextSlots[n] = laterSlots[n];
     }
     workgroupBarrier();
 
@@ -245,8 +310,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
     for (var i = 0u; i < outputRows; i++) { // unrolled
       let factor = factors[outputRow + i * outputRowGroups];
-      for (var c = 0u; c < outputColumns; c++) { // unrolled
-        accumulated[i * outputColumns + c] *= factor;
+      for (var c = 0u; c < outputVectors; c++) { // unrolled
+        accumulated[i * outputVectors + c] *= factor;
       }
     }
     for (var g = 0u; g < keyGroups; g++) {
@@ -255,40 +320,51 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         p[i] = weights[(outputRow + i * outputRowGroups) * keyGroups + g];
       }
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        for (var c = 0u; c < outputColumns; c++) { // unrolled
-          let value = tileRows[(g + j * keyGroups) * rowStride + min(columnGroup + c * columnGroups, columns - 1u)];
-          for (var i = 0u; i < outputRows; i++) { // unrolled
-            accumulated[i * outputColumns + c] += p[i][j] * value;
+        for (var u = 0u; u < outputUnits; u++) { // unrolled
+          let raw = tileRows[(g + j * keyGroups) * rowStride + min(columnGroup + u * columnGroups, units - 1u)];
+          for (var v = 0u; v < unitVectors; v++) { // unrolled
+            let value = unpackVector(raw, v);
+            for (var i = 0u; i < outputRows; i++) { // unrolled
+              accumulated[(i * outputUnits + u) * unitVectors + v] += p[i][j] * value;
+            }
           }
         }
       }
     }
     workgroupBarrier();
     tile = following;
+    following = later;
+    allSeen = allSeenNext;
+    allSeenNext = allSeenLater;
     turn = 1u - turn;
   }
 
   for (var i = 0u; i < rowsPerThread; i++) { // unrolled
-    sums[(rowGroup + i * rowGroups) * keyGroups + keyGroup] = sum[i];
+    var both: Weights;
+    both.x = sum[i].x;
+    both.y = sum[i].y;
+    weights[(rowGroup + i * rowGroups) * keyGroups + keyGroup] = both;
   }
   workgroupBarrier();
   for (var i = 0u; i < outputRows; i++) { // unrolled
     let row = outputRow + i * outputRowGroups;
     let t = row / headTile;
     if (t < tokens && row % headTile < heads) {
-      var total = 0.0;
+      var total = vec2f(0.0);
       for (var g = 0u; g < keyGroups; g++) {
-        total += sums[row * keyGroups + g];
+        total += weights[row * keyGroups + g].xy;
       }
       let highest = fromOrderedBits(atomicLoad(&maxima[row]));
-      for (var c = 0u; c < outputColumns; c++) { // unrolled
-        let column = columnGroup + c * columnGroups;
-        if (column < columns) {
-          var values = accumulated[i * outputColumns + c];
-          if (kvDtype >= kvInt8 && !tokenScales) {
-            values *= constants.valueScale;
+      for (var u = 0u; u < outputUnits; u++) { // unrolled
+        let at = columnGroup + u * columnGroups;
+        for (var v = 0u; v < unitVectors; v++) { // unrolled
+          if (at < units) {
+            var values = codeFactor * (accumulated[(i * outputUnits + u) * unitVectors + v] + codeOffset * total.y);
+            if (kvDtype >= kvInt8 && !tokenScales) {
+              values *= constants.valueScale;
+            }
+            storeColumns(spans[t], segment, firstToken + t, firstHead + row % headTile, at * unitVectors + v, values, highest, total.x);
           }
-          storeColumns(spans[t], segment, firstToken + t, firstHead + row % headTile, column, values, highest, total);
         }
       }
     }

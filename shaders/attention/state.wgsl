@@ -15,6 +15,11 @@ fn weight(score: f32, maximum: f32) -> f32 {
   return select(exp(score - maximum), 0.0, score == noScore);
 }
 
+// A weight of 0 stays one whatever the scale, which may be that of a key that nobody sees.
+fn scaledWeight(p: f32, scale: f32) -> f32 {
+  return select(0.0, p * scale, p > 0.0);
+}
+
 // The log-sum-exp of a row; the sentinel for a row that saw no key.
 fn logSumExp(maximum: f32, sum: f32) -> f32 {
   return select(maximum + log(sum), noScore, sum == 0.0);

@@ -21,7 +21,7 @@ export interface AdapterDefaults {
 const shipped: readonly (AdapterDefaults & { readonly adapter: RegExp })[] = [
   { adapter: /swiftshader/i, maxInvocations: 8, targetWorkgroups: 512, minSegmentKeys: 256, unsplitKeys: 256 },
   { adapter: /\bsoftware$/, maxInvocations: 64, targetWorkgroups: 512, minSegmentKeys: 256, unsplitKeys: 256 },
-  { adapter: /^/, maxInvocations: 128, targetWorkgroups: 512, minSegmentKeys: 128, unsplitKeys: 256 },
+  { adapter: /^/, maxInvocations: 256, targetWorkgroups: 512, minSegmentKeys: 128, unsplitKeys: 256 },
 ];
 
 export function adapterDefaults({ vendor, architecture, device, description, software }: AdapterDescription): AdapterDefaults {

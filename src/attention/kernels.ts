@@ -28,7 +28,7 @@ import {
 import { kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
-import { decodeMemory, prefillMemory } from './tuning.ts';
+import { decodeMemory, prefillMemory, prefillOutputRowGroups } from './tuning.ts';
 
 /** f32 values of a partial state: headDim outputs, m, l, and two to keep rows of 16 bytes. */
 export const partialWords = (headDim: number) => headDim + 4;
@@ -277,9 +277,13 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
     name: 'prefill',
     source: [...attendSource, prefillSource],
     prelude: (selectors) => {
-      const { headTile, rowTile, keyTile, rowsPerThread, keysPerThread } = selectors;
+      const { headDim, kvDtype, loadWords, headTile, rowTile, keyTile, rowsPerThread, keysPerThread } = selectors;
+      const { units, unitVectors } = unitsOf(Number(headDim), Number(kvDtype), Number(loadWords));
+      const [rows, keys, rowBlock, keyBlock] = [rowTile, keyTile, rowsPerThread, keysPerThread].map(Number);
+      const blocks = { rowTile: rows, keyTile: keys, rowsPerThread: rowBlock, keysPerThread: keyBlock };
+      const outputRowGroups = prefillOutputRowGroups(blocks, units, unitVectors);
       const types = `alias Weights = vec${keysPerThread}f;`;
-      return [attendPrelude(selectors), constants({ headTile, rowTile, keyTile, rowsPerThread, keysPerThread }), types].join('\n');
+      return [attendPrelude(selectors), constants({ headTile, ...blocks, outputRowGroups }), types].join('\n');
     },
     arguments: {
       ...layout,
@@ -291,8 +295,12 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
       numItems: gridCount,
     },
     unroll: true,
-    workgroupMemory: ({ headDim, rowTile, keyTile, keysPerThread }) =>
-      prefillMemory(Number(headDim), Number(rowTile), Number(keyTile), Number(keysPerThread)),
+    workgroupMemory: ({ headDim, kvDtype, rowTile, keyTile, headTile }) =>
+      prefillMemory(Number(headDim), Number(headDim) * formatOf(Number(kvDtype)).bytes, {
+        rowTile: Number(rowTile),
+        keyTile: Number(keyTile),
+        headTile: Number(headTile),
+      }),
     workgroups: {
       x: ({ numItems }) => numItems,
       y: ({ numKvHeads }) => numKvHeads,
@@ -308,10 +316,17 @@ function exchangeFunction(subgroups: boolean): string {
   return `fn exchange(value: f32, bit: u32) -> f32 { return ${subgroups ? 'subgroupShuffleXor(value, bit)' : 'value'}; }`;
 }
 
-/** A unit is what one load brings: vectors of four values. */
+const formatOf = (kvDtype: number) => Object.values(kvFormats)[kvDtype];
+
+/** A unit is what one load brings: vectors of four values. A row has so many. */
+function unitsOf(headDim: number, kvDtype: number, loadWords: number): { readonly units: number; readonly unitVectors: number } {
+  const unitVectors = loadWords / formatOf(kvDtype).bytes;
+  return { units: headDim / (4 * unitVectors), unitVectors };
+}
+
 function unitFunctions(kvDtype: number, loadWords: number): string {
-  const { bytes, unpack, factor, offset } = Object.values(kvFormats)[kvDtype];
-  const vectors = (loadWords * 4) / bytes / 4;
+  const { unpack, factor, offset } = formatOf(kvDtype);
+  const vectors = loadWords / formatOf(kvDtype).bytes;
   return `
 alias PoolLoad = vec${loadWords}<u32>;
 const unit = ${4 * vectors}u;

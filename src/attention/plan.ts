@@ -312,7 +312,7 @@ export function packBatch(writer: PlanWriter, batch: readonly PlannedSequence[],
     token += queryLen;
   });
   writer.section('DECODE_ITEMS', decodeItems.length).u32.set(decodeItems);
-  writer.section('PREFILL_ITEMS', prefillItems.length).u32.set(prefillItems);
+  writer.section('PREFILL_ITEMS', prefillItems.length).u32.set(longestFirst(prefillItems));
   writer.section('MERGE_ROWS', mergeRows.length).u32.set(mergeRows);
   const counts = {
     numTokens,
@@ -326,6 +326,13 @@ export function packBatch(writer: PlanWriter, batch: readonly PlannedSequence[],
   writer.count('NUM_PREFILL_ITEMS', counts.numPrefillItems);
   writer.count('NUM_MERGE_ROWS', counts.numMergeRows);
   return counts;
+}
+
+/** Work items in the order of their keys, so that the last workgroups to run are short ones. */
+function longestFirst(items: readonly number[]): number[] {
+  const keysOf = (at: number) => items[at + 4] - items[at + 3];
+  const starts = Array.from({ length: items.length / itemWords }, (_, i) => i * itemWords);
+  return starts.sort((a, b) => keysOf(b) - keysOf(a)).flatMap((at) => items.slice(at, at + itemWords));
 }
 
 /**

@@ -161,7 +161,7 @@ export function tileSpace(
   const invocations = most ?? adapterDefaults(adapter).maxInvocations;
   return {
     decode: decodeTileSpace(shape, groupSize, memory, invocations, subgroupMinSize, most),
-    prefill: prefillTileSpace(shape.headDim, groupSize, memory, invocations, most),
+    prefill: prefillTileSpace(shape, groupSize, memory, invocations, most),
   };
 }
 

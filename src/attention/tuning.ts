@@ -19,11 +19,14 @@ export interface PrefillTile {
 }
 
 /**
- * Rows, keys, and the block of scores of an invocation, the best first. On an H200 more invocations hide more of the memory's delay: 32 x 32
- * in blocks of 2 x 4 takes 2.5 ms where 4 x 4 takes 4.4. Where a workgroup should be small, blocks are large.
+ * Rows, keys, and the block of scores of an invocation, the best first. On an H200, ms for 2,048 and 8,192 tokens in f16: 32 x 64 in blocks of
+ * 4 x 2 takes 1.70 and 25.0, 32 x 32 in blocks of 2 x 2 1.76 and 26.5, of 2 x 4 2.04 and 30.4, of 4 x 4 3.24 and 47.4: more invocations hide more
+ * of what workgroup memory makes one wait. Where a workgroup should be small, blocks are large.
  */
 const prefillTiles = {
   large: [
+    [32, 64, 4, 2],
+    [32, 32, 2, 2],
     [32, 32, 2, 4],
     [16, 32, 2, 2],
     [16, 16, 2, 2],
@@ -41,13 +44,29 @@ const prefillTiles = {
   ],
 } as const;
 
-/** Bytes of workgroup memory of the prefill kernel: queries, a tile of keys or values, weights, maxima, factors, sums, spans, rows and scales. */
-export function prefillMemory(headDim: number, rowTile: number, keyTile: number, keysPerThread: number): number {
-  const stride = headDim + 4;
-  const keyGroups = keyTile / keysPerThread;
-  const words = [rowTile * stride, keyTile * stride, rowTile * keyTile, rowTile, rowTile, rowTile * keyGroups, rowTile * spanWords];
-  return [...words, 2 * keyTile, 2 * keyTile, 2 * keyTile].reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
+/** Bytes of workgroup memory of the prefill kernel, at most: queries, keys or values, weights, what is by row, spans, rows and scales. */
+export function prefillMemory(
+  headDim: number,
+  rowBytes: number,
+  { rowTile, keyTile, headTile }: Pick<PrefillTile, 'rowTile' | 'keyTile' | 'headTile'>,
+): number {
+  const spans = Math.floor(rowTile / headTile) * spanWords;
+  const byRow = [rowTile * (headDim + 4), rowTile * keyTile, rowTile, rowTile, rowTile];
+  const words = [...byRow, keyTile * (rowBytes / 4 + 4), spans, 2 * keyTile, 4 * keyTile + 2];
+  return words.reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
 }
+
+/** How the invocations of a prefill workgroup share the outputs: in so many groups of rows. About eight values of a row each, or one load of them. */
+export function prefillOutputRowGroups(
+  { rowTile, keyTile, rowsPerThread, keysPerThread }: PrefillBlocks,
+  units: number,
+  unitVectors: number,
+): number {
+  const invocations = (rowTile / rowsPerThread) * (keyTile / keysPerThread);
+  const columnGroups = 2 ** Math.floor(Math.log2(Math.max(1, units / Math.max(1, 2 / unitVectors))));
+  return Math.min(rowTile, Math.max(1, invocations / Math.min(invocations, columnGroups)));
+}
+type PrefillBlocks = Pick<PrefillTile, 'rowTile' | 'keyTile' | 'rowsPerThread' | 'keysPerThread'>;
 
 export interface DecodeTile {
   /** Query heads of a group that one workgroup takes. */
@@ -88,11 +107,11 @@ export function decodeMemory(
  * The largest prefill tile that fits into `memory` bytes of workgroup storage; undefined when none does.
  * @param groupSize query heads per KV head
  */
-export function choosePrefillTile(headDim: number, groupSize: number, memory: number, maxInvocations: number): PrefillTile | undefined {
+export function choosePrefillTile(layout: KvLayout, groupSize: number, memory: number, maxInvocations: number): PrefillTile | undefined {
   for (const [rowTile, keyTile, rowsPerThread, keysPerThread] of maxInvocations < 64 ? prefillTiles.small : prefillTiles.large) {
     if ((rowTile / rowsPerThread) * (keyTile / keysPerThread) > Math.max(maxInvocations, 16)) continue;
-    if (prefillMemory(headDim, rowTile, keyTile, keysPerThread) > memory) continue;
     const headTile = Math.min(groupSize, rowTile);
+    if (prefillMemory(layout.headDim, rowBytes(layout), { rowTile, keyTile, headTile }) > memory) continue;
     return { rowTile, keyTile, rowsPerThread, keysPerThread, headTile, tokens: Math.floor(rowTile / headTile) };
   }
   return undefined;
@@ -162,13 +181,13 @@ const anyDeviceInvocations = 256;
  * large. All fit into `memory` bytes and into workgroups of `mostInvocations`. Empty when nothing fits.
  */
 export function prefillTileSpace(
-  headDim: number,
+  layout: KvLayout,
   groupSize: number,
   memory: number,
   maxInvocations: number,
   mostInvocations = anyDeviceInvocations,
 ): readonly PrefillTile[] {
-  const first = choosePrefillTile(headDim, groupSize, memory, maxInvocations);
+  const first = choosePrefillTile(layout, groupSize, memory, maxInvocations);
   if (!first) return [];
   const { rowTile, keyTile, rowsPerThread, keysPerThread } = first;
   return neighbours({ rowTile, keyTile, rowsPerThread, keysPerThread }).flatMap((tile, i) => {
@@ -177,8 +196,8 @@ export function prefillTileSpace(
     const isBlocked = tile.rowTile % tile.rowsPerThread === 0 && tile.keyTile % tile.keysPerThread === 0;
     const isWhole = isBlocked && tile.rowTile % 4 === 0 && invocations % 4 === 0 && [2, 4].includes(tile.keysPerThread);
     if (!isWhole || invocations > Math.max(mostInvocations, 16)) return [];
-    if (prefillMemory(headDim, tile.rowTile, tile.keyTile, tile.keysPerThread) > memory) return [];
     const headTile = Math.min(groupSize, tile.rowTile);
+    if (prefillMemory(layout.headDim, rowBytes(layout), { ...tile, headTile }) > memory) return [];
     return [{ ...tile, headTile, tokens: Math.floor(tile.rowTile / headTile) }];
   });
 }

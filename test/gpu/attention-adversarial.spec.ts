@@ -3,6 +3,7 @@ import { spec } from '../harness/harness.ts';
 import type { GridCase } from './grid.ts';
 import type { CaseChange } from './grid-inputs.ts';
 import { GridTotals, runCases } from './grid-run.ts';
+import { invocationsFor } from './paged.ts';
 
 const base: Omit<GridCase, 'device' | 'maxInvocations'> = {
   heads: '8/2',
@@ -77,7 +78,7 @@ for (const [storage, list] of [
 ] as const) {
   for (const [name, [change, more]] of Object.entries(list)) {
     spec(`${name}, ${storage}`, async (t) => {
-      const of = { ...base, storage, device: t.variant, maxInvocations: t.variant === 'granted' ? 128 : 8, ...change } as const;
+      const of = { ...base, storage, device: t.variant, maxInvocations: invocationsFor(t), ...change } as const;
       await runCases(t, t.gpu, [[0, of]], new GridTotals(), more);
     });
   }

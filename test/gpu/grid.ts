@@ -104,7 +104,7 @@ export interface GridLayout {
   /** Buffers of the pool. */
   readonly buffers: 1 | 3;
   /** SwiftShader's workgroups, or a GPU's. */
-  readonly maxInvocations: 8 | 128;
+  readonly maxInvocations: number;
   /** Scores and masks in WGSL of the caller's. */
   readonly modified: boolean;
 }
@@ -213,11 +213,11 @@ function rounds(of: GridCase): number {
     (queryLen) => !deterministic && queryLen <= 16,
   );
   const layout = { blockSize, numKvHeads, headDim, ...storages[of.storage] };
-  const { rowTile, keyTile, rowsPerThread, keysPerThread, tokens } = choosePrefillTile(headDim, groupSize, memory, maxInvocations)!;
+  const { rowTile, keyTile, rowsPerThread, keysPerThread, tokens } = choosePrefillTile(layout, groupSize, memory, maxInvocations)!;
   const keyGroups = keyTile / keysPerThread;
   const invocations = (rowTile / rowsPerThread) * keyGroups;
   const loads = Math.ceil((keyTile * rowBytes(layout)) / (4 * loadWords(layout)) / invocations);
-  const prefillTile = 1 + Math.ceil(keyTile / invocations) * (1 + tokens) + headDim / 4 + keyGroups + 2 * loads;
+  const prefillTile = 1 + Math.ceil(keyTile / invocations) * (1 + tokens) + headDim / 4 + keyGroups + 2 * loads; // at most
   const prefill = (prefillKeys / keyTile + 1) * prefillTile + (5 * rowTile * headDim) / 4 / invocations;
   const decodeTile = chooseDecodeTile(layout, groupSize, memory, maxInvocations, 0)!;
   const decodeKeyTile = (decodeTile.invocations / decodeTile.keyThreads) * decodeTile.keysPerThread;

@@ -6,7 +6,7 @@ import type { DecodeTile, PrefillTile } from '../../src/attention/tuning.ts';
 import { type AttentionShape, type Gpu, type TuneProgress, type Tuning, textTunings, tune, tuneOnce } from '../../src/index.ts';
 import { expect, expectClose, expectEqual, expectThrows, random, spec } from '../harness/harness.ts';
 import { countObjects } from './observe.ts';
-import { runPaged } from './paged.ts';
+import { invocationsFor, runPaged } from './paged.ts';
 
 const shape: AttentionShape = { numHeads: 4, numKvHeads: 2, headDim: 32, blockSize: 16, dtype: 'f32' };
 
@@ -90,7 +90,7 @@ spec(
 spec(
   'tuned tiles and splits compute what the reference does',
   async (t) => {
-    const maxInvocations = 128; // as runPaged asks for
+    const maxInvocations = invocationsFor(t); // as runPaged asks for
     const other = { ...shape, numHeads: 6, headDim: 16 };
     const space = tileSpace(t.gpu, other, maxInvocations);
     const decode = space.decode[space.decode.length - 1];

@@ -22,11 +22,11 @@ export const shippedSteps: readonly { readonly name: string; readonly lengths: L
       writes: 1,
       bytesWritten: 184,
       kernels: {
-        embed: { grids: { '1 1 1': 1 }, bound: 2_805_344 },
-        matvec: { grids: { '192 1 1': 6, '80 1 1': 12, '384 1 1': 6, '1024 1 1': 1 }, bound: 30_178_624 },
-        append: { grids: { '1 1 1': 6 }, bound: 31_675_680 },
-        decode: { grids: { '1 2 1': 6 }, bound: 31_424_280 },
-        sample: { grids: { '1 1 1': 1 }, bound: 151_136 },
+        embed: { grids: { '1 1 1': 1 }, bound: 2_806_880 },
+        matvec: { grids: { '192 1 1': 6, '80 1 1': 12, '384 1 1': 6, '1024 1 1': 1 }, bound: 30_217_024 },
+        append: { grids: { '1 1 1': 6 }, bound: 31_684_896 },
+        decode: { grids: { '1 2 1': 6 }, bound: 31_851_288 },
+        sample: { grids: { '1 1 1': 1 }, bound: 152_672 },
       },
     },
   },
@@ -37,13 +37,13 @@ export const shippedSteps: readonly { readonly name: string; readonly lengths: L
       writes: 1,
       bytesWritten: 228,
       kernels: {
-        'update block table': { grids: { '1 1 1': 1 }, bound: 22_032 },
-        embed: { grids: { '1 1 1': 1 }, bound: 2_805_344 },
-        matvec: { grids: { '192 1 1': 6, '80 1 1': 12, '384 1 1': 6, '1024 1 1': 1 }, bound: 30_178_624 },
-        append: { grids: { '1 1 1': 6 }, bound: 31_675_680 },
-        decode: { grids: { '2 2 1': 6 }, bound: 31_424_280 },
-        merge: { grids: { '1 8 1': 6 }, bound: 2_215_104 },
-        sample: { grids: { '1 1 1': 1 }, bound: 151_136 },
+        'update block table': { grids: { '1 1 1': 1 }, bound: 23_568 },
+        embed: { grids: { '1 1 1': 1 }, bound: 2_806_880 },
+        matvec: { grids: { '192 1 1': 6, '80 1 1': 12, '384 1 1': 6, '1024 1 1': 1 }, bound: 30_217_024 },
+        append: { grids: { '1 1 1': 6 }, bound: 31_684_896 },
+        decode: { grids: { '2 2 1': 6 }, bound: 31_851_288 },
+        merge: { grids: { '1 8 1': 6 }, bound: 2_642_112 },
+        sample: { grids: { '1 1 1': 1 }, bound: 152_672 },
       },
     },
   },
@@ -161,7 +161,7 @@ export async function attentionWork(
     ...{ numBlocks: blocks.reduce((sum, count) => sum + count, 1), maxBlocksPerSequence: Math.max(...blocks) },
   });
   // A GPU's workgroups, whatever the adapter is.
-  const attentionOptions = { numHeads: 32, maxTokensPerStep: numTokens, maxInvocations: 128, ...more };
+  const attentionOptions = { numHeads: 32, maxTokensPerStep: numTokens, maxInvocations: 256, ...more };
   const attention = new PagedAttention(new LaunchCache(gpu), kv, attentionOptions);
   const rows = (heads: number) => gpu.device.createBuffer({ size: numTokens * heads * 128 * 4, usage: GPUBufferUsage.STORAGE });
   const [layer] = await Promise.all([

@@ -36,14 +36,18 @@ const decodeAdapters = [
   [128, 32],
 ] as const;
 
+const f16: KvLayout = { blockSize: 16, numKvHeads: 1, headDim: 128, dtype: 'f16' };
+
 describe('the prefill tile', () => {
   it('exists and fits for every head size, group size and adapter', () => {
     for (const { headDim, groupSize, memory } of cases) {
       for (const maxInvocations of adapters) {
         const label = `headDim ${headDim}, groupSize ${groupSize}, ${memory} bytes, ${maxInvocations} invocations`;
-        const { tokens, ...tile } = choosePrefillTile(headDim, groupSize, memory, maxInvocations)!;
+        const { tokens, ...tile } = choosePrefillTile({ ...f16, headDim }, groupSize, memory, maxInvocations)!;
         const { rowTile, keyTile, headTile, rowsPerThread, keysPerThread } = tile;
-        expect(memoryOf(prefillKernel, { headDim, groupSize, numHeads: groupSize, ...tile }), label).toBeLessThanOrEqual(memory);
+        expect(memoryOf(prefillKernel, { headDim, groupSize, numHeads: groupSize, kvDtype: 1, ...tile }), label).toBeLessThanOrEqual(
+          memory,
+        );
         expect([rowTile % rowsPerThread, keyTile % keysPerThread], label).toEqual([0, 0]);
         expect((rowTile / rowsPerThread) * (keyTile / keysPerThread), label).toBeLessThanOrEqual(Math.max(16, maxInvocations));
         expect(headTile, label).toBe(Math.min(groupSize, rowTile));
@@ -55,7 +59,7 @@ describe('the prefill tile', () => {
 
   it('grows with the memory', () => {
     const size = (memory: number) => {
-      const tile = choosePrefillTile(128, 4, memory, 128);
+      const tile = choosePrefillTile(f16, 4, memory, 128);
       return tile ? tile.rowTile * tile.keyTile : 0;
     };
     const sizes = Array.from({ length: 48 }, (_, i) => size(1024 * (i + 1)));
@@ -109,18 +113,16 @@ describe('the decode tile', () => {
 });
 
 describe('the tiles to try', () => {
-  const f16: KvLayout = { blockSize: 16, numKvHeads: 1, headDim: 128, dtype: 'f16' };
   const distinct = (tiles: readonly object[]) => new Set(tiles.map((tile) => JSON.stringify(tile))).size;
 
   it('begin with the default, differ, and fit', () => {
     for (const { headDim, groupSize, memory } of casesOf([1, 4, 5], memories)) {
       for (const maxInvocations of adapters) {
         const label = `headDim ${headDim}, groupSize ${groupSize}, ${memory} bytes, ${maxInvocations} invocations`;
-        const prefill = prefillTileSpace(headDim, groupSize, memory, maxInvocations);
-        expect(prefill[0], label).toEqual(choosePrefillTile(headDim, groupSize, memory, maxInvocations));
+        const prefill = prefillTileSpace({ ...f16, headDim }, groupSize, memory, maxInvocations);
+        expect(prefill[0], label).toEqual(choosePrefillTile({ ...f16, headDim }, groupSize, memory, maxInvocations));
         expect(distinct(prefill), label).toBe(prefill.length);
-        for (const tile of prefill)
-          expect(prefillMemory(headDim, tile.rowTile, tile.keyTile, tile.keysPerThread)).toBeLessThanOrEqual(memory);
+        for (const tile of prefill) expect(prefillMemory(headDim, 2 * headDim, tile)).toBeLessThanOrEqual(memory);
         const layout = { ...f16, headDim };
         const decode = decodeTileSpace(layout, groupSize, memory, maxInvocations, 32);
         expect(decode[0], label).toEqual(chooseDecodeTile(layout, groupSize, memory, maxInvocations, 32));
@@ -132,7 +134,7 @@ describe('the tiles to try', () => {
 
   it('are few, and change everything that a tile has', () => {
     const decode = decodeTileSpace(f16, 4, 49152, 128, 0);
-    const prefill = prefillTileSpace(128, 4, 49152, 128);
+    const prefill = prefillTileSpace(f16, 4, 49152, 128);
     const moving = {
       decode: ['headTile', 'keyThreads', 'keysPerThread', 'invocations'],
       prefill: ['rowTile', 'keyTile', 'rowsPerThread', 'tokens'],
@@ -149,7 +151,7 @@ describe('the tiles to try', () => {
     expect(both.every(({ subgroups, keyThreads }) => !subgroups || keyThreads <= 32)).toBe(true);
     expect(decodeTileSpace(f16, 4, 49152, 64, 0, 64).every(({ invocations }) => invocations <= 64)).toBe(true);
     expect(decodeTileSpace(f16, 4, 1024, 128, 0)).toEqual([]);
-    expect(prefillTileSpace(128, 4, 1024, 128)).toEqual([]);
+    expect(prefillTileSpace(f16, 4, 1024, 128)).toEqual([]);
   });
 });
 

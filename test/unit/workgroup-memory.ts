@@ -2,11 +2,20 @@
 import { constantsOf, evaluate } from '../../src/launch/unroll.ts';
 
 /** Bytes of the types that our kernels keep in workgroup memory. */
-const typeBytes: Readonly<Record<string, number>> = { f32: 4, u32: 4, 'atomic<u32>': 4, vec2f: 8, vec4f: 16, Span: 24 };
+const typeBytes: Readonly<Record<string, number>> = {
+  f32: 4,
+  u32: 4,
+  'atomic<u32>': 4,
+  vec2f: 8,
+  vec4f: 16,
+  'vec2<u32>': 8,
+  'vec4<u32>': 16,
+  Span: 24,
+};
 
 /** Of a type or an alias of the text. */
 function bytesOf(type: string, wgsl: string): number | undefined {
-  return typeBytes[new RegExp(`^alias ${type} = (\\w+);`, 'm').exec(wgsl)?.[1] ?? type];
+  return typeBytes[new RegExp(`^alias ${type} = ([^;]+);`, 'm').exec(wgsl)?.[1] ?? type];
 }
 
 /** Sum over all `var<workgroup>`, each rounded up to 16 bytes as WebGPU's limit counts them. Constants may refer to each other. */
