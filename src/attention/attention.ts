@@ -68,6 +68,8 @@ export class PagedAttention {
   #numCopies = 0;
   #counts: PlanCounts = { numTokens: 0, numDecodeItems: 0, numPrefillItems: 0, numMergeRows: 0, numPartials: 0 };
   #numTableUpdates = 0;
+  /** Of the last plan written: entries of the block table that `updateTables` has still to record. */
+  #unrecorded: readonly number[] = [];
 
   /**
    * @param choice the kernel variants to run, unchecked: for measuring them. Default: what options, a tuning and the adapter say.
@@ -356,17 +358,21 @@ export class PagedAttention {
   }
 
   /**
-   * Sends the plan, with the block table's changes since the last one, to the GPU: one write. It takes effect before the next submit.
+   * Sends the plan, with the block table's changes since the last one that `updateTables` recorded, to the GPU: one write. It takes effect before
+   * the next submit. Record each plan: copies of forked blocks are in one plan alone.
    * @throws {CapacityExceededError} when sections of the caller's fill the plan; nothing is sent then, and no change is forgotten.
    */
   write(): void {
+    this.#kv.returnTableUpdates(this.#unrecorded);
+    this.#unrecorded = [];
     this.#numTableUpdates = this.#kv.numTableUpdates;
     this.#numCopies = this.#kv.numBlockCopies;
     // Both have room before either is taken.
     const copies = this.writer.section('BLOCK_COPIES', 2 * this.#numCopies).u32;
     const updates = this.writer.section('TABLE_UPDATES', 2 * this.#numTableUpdates).u32;
     copies.set(this.#kv.takeBlockCopies().flat());
-    updates.set(this.#kv.takeTableUpdates());
+    this.#unrecorded = this.#kv.takeTableUpdates();
+    updates.set(this.#unrecorded);
     this.writer.count('NUM_COPIES', this.#numCopies);
     this.writer.count('NUM_TABLE_UPDATES', this.#numTableUpdates);
     const { words } = this.writer;
@@ -375,6 +381,7 @@ export class PagedAttention {
 
   /** Brings the block table on the GPU up to date: one launch, in steps that added blocks. Record it before the first layer. */
   updateTables(pass: GPUComputePassEncoder): void {
+    this.#unrecorded = [];
     this.#update?.record(pass, { plan: this.planBuffer, blockTable: this.#kv.blockTable, numTableUpdates: this.#numTableUpdates });
   }
 

@@ -198,6 +198,11 @@ export class KvCache {
     return updates;
   }
 
+  /** Gives back what was taken and did not reach the GPU; entries that changed since stay as they are. */
+  returnTableUpdates(updates: readonly number[]): void {
+    for (let i = 0; i < updates.length; i += 2) if (!this.#tableUpdates.has(updates[i])) this.#tableUpdates.set(updates[i], updates[i + 1]);
+  }
+
   /** Blocks to copy since `takeBlockCopies` was last called. */
   get numBlockCopies(): number {
     return this.#copies.length;

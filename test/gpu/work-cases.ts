@@ -177,6 +177,7 @@ export async function attentionWork(
   });
   attention.plan([]);
   attention.write(); // the context's blocks
+  attention.updateTables(openPass());
   lengths.forEach(([queryLen], i) => void kv.extend(sequences[i], queryLen));
   watch.take();
   attention.plan(lengths.map(([queryLen], i) => ({ sequence: sequences[i], queryLen })));

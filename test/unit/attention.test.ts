@@ -30,6 +30,9 @@ function open(options: Partial<PagedAttentionOptions> = {}, headDim = 16, workgr
   return { ...fake, kv, attention, writer: attention.writer };
 }
 
+/** Nothing is launched by an attention that is not prepared. */
+const noPass = {} as GPUComputePassEncoder;
+
 describe('options', () => {
   it.each([
     ['numHeads', [0, -2, 3, 2.5, Number.NaN]],
@@ -63,6 +66,20 @@ describe('plan', () => {
     ];
     expect(() => attention.plan(two)).toThrow(/21 tokens in one step .* capacity is 20.*maxTokensPerStep/);
     expect([...writer.words]).toEqual(before);
+  });
+
+  it('has the block table entries of a plan that was not recorded once more', () => {
+    const { kv, attention, writer } = open();
+    const sequence = kv.open();
+    const updates = () => {
+      kv.extend(sequence, 8);
+      attention.plan([{ sequence, queryLen: 8 }]);
+      attention.write();
+      return writer.read('NUM_TABLE_UPDATES');
+    };
+    expect([updates(), updates()]).toEqual([1, 2]);
+    attention.updateTables(noPass);
+    expect(updates()).toBe(1);
   });
 
   it.each([4, -1, 0.5, Number.NaN])('refuses a query of %s tokens of a sequence of 3', (queryLen) => {
@@ -108,11 +125,13 @@ describe('write', () => {
     attention.plan([{ sequence, queryLen: 10 }]);
     attention.write();
     expect(writer.read('NUM_TABLE_UPDATES')).toBe(25);
+    attention.updateTables(noPass);
     const plainStep = 20 + 2 + 6 + 6; // header, a token, its span, its item
     for (let length = 201; length <= 240; length++) {
       kv.extend(sequence, 1);
       attention.plan([{ sequence, queryLen: 1 }]);
       attention.write();
+      attention.updateTables(noPass);
       const added = length % 8 === 1 ? 1 : 0;
       expect(writer.read('NUM_TABLE_UPDATES')).toBe(added);
       const sent = writes.at(-1)!;
