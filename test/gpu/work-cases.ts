@@ -121,6 +121,7 @@ export class ShippedWork {
     const sequences = lengths.map(() => this.#kv.open());
     lengths.forEach(([queryLen, seqLen], i) => void this.#kv.extend(sequences[i], seqLen - queryLen));
     this.#model.plan([]); // the context's blocks
+    this.#model.record(openPass());
     this.#watch.take();
     lengths.forEach(([queryLen], i) => void this.#kv.extend(sequences[i], queryLen));
     this.#model.plan(
