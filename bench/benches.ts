@@ -4,6 +4,7 @@ import { benchCold } from './cold.ts';
 import { benchCompare } from './compare/bench.ts';
 import { benchGenerate } from './generate/bench.ts';
 import { benchLaunch } from './launch/bench.ts';
+import { benchLinear } from './linear/bench.ts';
 import type { BenchHost, BenchOptions, BenchRow } from './report.ts';
 import { benchStep } from './step/bench.ts';
 
@@ -17,6 +18,7 @@ export type Bench = (
 export const benches = {
   launch: benchLaunch,
   attention: benchAttention,
+  linear: benchLinear,
   compare: benchCompare,
   cold: benchCold,
   generate: benchGenerate,

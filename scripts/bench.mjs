@@ -11,10 +11,11 @@ import { driverSources, findDriver } from './hosts/drivers.mjs';
 import { root } from './hosts/folders.mjs';
 import { exitOnSignals, runInForeground } from './hosts/processes.mjs';
 
-const help = `Usage: npm run bench -- launch|attention|compare|cold|generate|step [options]
+const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|generate|step [options]
 
   launch    what a launch costs the host, by every way to make one
   attention what attention costs the GPU, and its share of what the memory or the arithmetic allows
+  linear    what the model's matrix products cost the GPU, and their share of the same; every tile (--filter sweep)
   compare   our attention, onnxruntime-web's (in Chromium) and a plain contiguous one: the same tensors, in turn
   cold      the time to the first token, with and without a warm-up manifest
   generate  tokens per second and host time with the launch cache on and off
@@ -23,7 +24,7 @@ const help = `Usage: npm run bench -- launch|attention|compare|cold|generate|ste
   --host deno|chromium|node  where to run (default deno; node is Dawn from npm)
   --rounds N                 how often everything is measured; medians of fewer than 5 are not to be quoted
   --quick                    as little as shows that it runs
-  --filter TEXT              only the parts whose name contains TEXT (attention, compare)
+  --filter TEXT              only the parts whose name contains TEXT (attention, linear, compare)
   --json FILE                write the rows
   --driver SOURCE            ${driverSources.join(', ')} (for deno and node, on Linux)
   --page FOLDER              the page as "npm run bench:page" built it (for chromium), where Vite is not installed`;

@@ -95,6 +95,27 @@ export function fillNormals(gpu: Gpu, buffer: GPUBuffer, seed: number): Promise<
   return fill(gpu, [{ buffer, contents: wordOf.f32, seed }]);
 }
 
+/** How a buffer of 16-bit weights is filled: f16, or the upper halves of f32. */
+const halfWords = {
+  f16: wordOf.f16,
+  bf16: '((bitcast<u32>(normal(2u * at)) >> 16u) | (bitcast<u32>(normal(2u * at + 1u)) & 0xffff0000u))',
+} as const;
+
+/** Fills a buffer of 16-bit values; the n-th of them is `hashedHalf(dtype, 2 * seed + n)`. */
+export function fillHalves(gpu: Gpu, buffer: GPUBuffer, seed: number, dtype: keyof typeof halfWords): Promise<void> {
+  return fill(gpu, [{ buffer, contents: halfWords[dtype], seed }]);
+}
+
+const floats = new Float32Array(1);
+const floatBits = new Uint32Array(floats.buffer);
+
+/** @param seed u32 */
+export function hashedHalf(dtype: keyof typeof halfWords, seed: number): number {
+  floats[0] = hashedNormal(seed);
+  if (dtype === 'bf16') floatBits[0] &= 0xffff0000;
+  return floats[0];
+}
+
 /** Smallest scale of the rows: values stay of the order of one. */
 const scaleUnits: Readonly<Record<KvDtype, number>> = { f32: 1, f16: 1, int8: 1 / 128, fp8_e4m3: 0.5, fp8_e5m2: 0.5 };
 

@@ -31,6 +31,7 @@ function regimesOf(shipped: BenchModel, large: BenchModel, software: boolean, qu
   return [
     { name: 'decode, batch 1', model: shipped, batch: 1, queryLen: 1, steps },
     { name: 'decode, batch 8', model: shipped, batch: 8, queryLen: 1, steps },
+    { name: 'decode, batch 64', model: shipped, batch: 64, queryLen: 1, steps },
     { name: 'prefill', model: large, batch: 1, queryLen: software ? (quick ? 16 : 128) : 512, steps: quick ? 1 : software ? 2 : 16 },
   ];
 }

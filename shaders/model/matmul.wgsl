@@ -1,118 +1,184 @@
-// Matrix product for many input rows: a workgroup computes a tile of 64 input rows x 64 weight rows, 256 invocations of 4 x 4 each.
-// Both operands pass through workgroup memory, 16 columns at a time: half of the invocations fetch eight weights each, the other half
-// eight inputs. Rows of the tiles are five vectors apart, so that the 16 invocations that read 16 rows at once hit different banks.
+// Matrix product for many input rows: a workgroup computes a tile of rowTile input rows x columnTile weight rows ("columns", of the output), an
+// invocation a block of rowsPerThread x columnsPerThread of it, in registers.
+//
+// Both operands pass through workgroup memory in f32, `depth` of the columns that are summed over (k) at a time, and there a vector holds four
+// neighbouring rows at one k: an invocation loads as many vectors as its block has rows and columns together for four of the sums' terms, and
+// neighbouring invocations load neighbouring vectors, so that no banks collide. Who stages turns four rows by loading from each and storing
+// across; a task is four rows of one operand and four (inputs) or eight (weights) k. The next tasks' loads are on their way while the product is
+// worked out. With two stages the next tiles have a place of their own: one barrier for each round instead of two.
+//
+// Rows and columns beyond the last repeat the last one and are not stored; beyond the last k are zeros.
 
-const tile = 64u;
-const depth = 4u; // vectors of four columns
-const pitch = depth + 1u;
+const rowQuads = rowTile / 4u;
+const columnQuads = columnTile / 4u;
+const rowThreads = rowTile / rowsPerThread; // a multiple of 4
+const columnThreads = columnTile / columnsPerThread; // a multiple of 8
+const invocations = rowThreads * columnThreads;
+const blockRowQuads = rowsPerThread / 4u;
+const blockColumnQuads = columnsPerThread / 4u;
+const inputTasks = rowQuads * (depth / 4u);
+const weightTasks = columnQuads * (depth / 8u);
+const tasksPerThread = (inputTasks + weightTasks + invocations - 1u) / invocations;
 
-var<workgroup> inputTile: array<vec4f, tile * pitch>;
-var<workgroup> weightTile: array<vec4f, tile * pitch>;
-var<workgroup> squares: array<f32, 2u * tile>; // the two loaders of an input row
+var<workgroup> inputTile: array<vec4f, stages * depth * rowQuads>; // [stage][k][row / 4]
+var<workgroup> weightTile: array<vec4f, stages * depth * columnQuads>; // [stage][k][column / 4]
+var<workgroup> squares: array<vec4f, inputTasks>; // [k / 4][row / 4]
 
-// The weight row that column c of the tile holds. An invocation owns columns x, x + 16, x + 32, x + 48; with swiglu two of these are a pair.
-fn weightRow(firstColumn: u32, c: u32) -> u32 {
-  if (swiglu) {
-    return firstColumn + 2u * (c % 16u + c / 32u * 16u) + c / 16u % 2u;
-  }
-  return firstColumn + c;
+// What a task brought: four rows' loads, and the gains of an input task.
+struct Task {
+  loads: array<Packed8, 4>,
+  gains: vec4f,
 }
 
-fn products(a: vec4f, x: u32, k: u32) -> vec4f {
-  return vec4f(
-    dot(a, weightTile[x * pitch + k]),
-    dot(a, weightTile[(x + 16u) * pitch + k]),
-    dot(a, weightTile[(x + 32u) * pitch + k]),
-    dot(a, weightTile[(x + 48u) * pitch + k]),
-  );
-}
-
-fn storeFour(row: u32, firstColumn: u32, x: u32, sums: vec4f) {
-  if (row >= numRows()) {
-    return;
-  }
-  var values = sums;
-  if (normalized) {
-    let r = row % tile;
-    values *= inverseRms(squares[2u * r] + squares[2u * r + 1u]);
-  }
-  if (swiglu) {
-    for (var half = 0u; half < 2u; half++) {
-      let column = weightRow(firstColumn, x + 32u * half);
-      if (column < args.outputSize) {
-        store(row, column / 2u, silu(withBias(values[2u * half], column)) * withBias(values[2u * half + 1u], column + 1u));
+fn loadTask(t: u32, first: u32, firstRow: u32, firstColumn: u32) -> Task {
+  var task: Task;
+  if (t < inputTasks) {
+    let k = first + t / rowQuads * 4u;
+    if (k < args.inputSize) {
+      let row = firstRow + t % rowQuads * 4u;
+      for (var l = 0u; l < 4u; l++) { // unrolled
+        let at = inputRow(min(row + l, numRows() - 1u)) * (args.inputStride / 4u) + k / 4u;
+        task.loads[l].first = bitcast<vec4<u32>>(input[at]);
+      }
+      if (normalized) {
+        task.gains = gain[(args.gainOffset + k) / 4u];
       }
     }
-  } else {
-    for (var j = 0u; j < 4u; j++) {
-      let column = firstColumn + x + 16u * j;
-      if (column < args.outputSize) {
-        store(row, column, withBias(values[j], column));
+  } else if (t < inputTasks + weightTasks) {
+    let w = t - inputTasks;
+    let k = first + w / columnQuads * 8u;
+    if (k < args.inputSize) {
+      let column = firstColumn + w % columnQuads * 4u;
+      for (var l = 0u; l < 4u; l++) { // unrolled
+        task.loads[l] = loadPacked8((min(column + l, args.outputSize - 1u) * args.inputSize + k) / 8u);
+      }
+    }
+  }
+  return task;
+}
+
+// Puts a task into the tiles. Gives the sums of squares of its four input rows.
+fn keepTask(task: Task, t: u32, stage: u32) -> vec4f {
+  var sums = vec4f(0.0);
+  if (t < inputTasks) {
+    let a = bitcast<vec4f>(task.loads[0].first);
+    let b = bitcast<vec4f>(task.loads[1].first);
+    let c = bitcast<vec4f>(task.loads[2].first);
+    let d = bitcast<vec4f>(task.loads[3].first);
+    let at = (stage * depth + t / rowQuads * 4u) * rowQuads + t % rowQuads;
+    for (var k = 0u; k < 4u; k++) { // unrolled
+      let four = vec4f(a[k], b[k], c[k], d[k]);
+      if (normalized) {
+        sums += four * four;
+        inputTile[at + k * rowQuads] = four * task.gains[k];
+      } else {
+        inputTile[at + k * rowQuads] = four;
+      }
+    }
+  } else if (t < inputTasks + weightTasks) {
+    let w = t - inputTasks;
+    let a = unpackWeights8(task.loads[0]);
+    let b = unpackWeights8(task.loads[1]);
+    let c = unpackWeights8(task.loads[2]);
+    let d = unpackWeights8(task.loads[3]);
+    let at = (stage * depth + w / columnQuads * 8u) * columnQuads + w % columnQuads;
+    for (var k = 0u; k < 4u; k++) { // unrolled
+      weightTile[at + k * columnQuads] = vec4f(a.low[k], b.low[k], c.low[k], d.low[k]);
+      weightTile[at + (k + 4u) * columnQuads] = vec4f(a.high[k], b.high[k], c.high[k], d.high[k]);
+    }
+  }
+  return sums;
+}
+
+fn storeFour(row: u32, column: u32, values: vec4f) {
+  for (var j = 0u; j < 4u; j++) { // unrolled
+    if (column + j < args.outputSize) {
+      if (!swiglu) {
+        store(row, column + j, withBias(values[j], column + j));
+      } else if (j % 2u == 0u) {
+        store(row, (column + j) / 2u, silu(withBias(values[j], column + j)) * withBias(values[(j + 1u) % 4u], column + j + 1u));
       }
     }
   }
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(invocations)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) local: u32) {
-  let firstColumn = workgroup.x * tile;
-  let firstRow = workgroup.y * tile;
-  let x = local % 16u;
-  let y = local / 16u;
-  let eights = args.inputSize / 8u;
+  // Neighbouring workgroups take other rows of the same columns, whose weights are in the GPU's cache then.
+  let firstRow = workgroup.x * rowTile;
+  let firstColumn = workgroup.y * columnTile;
+  // 32 neighbouring invocations are 4 x 8 of the tile: they load few different vectors.
+  let x = local % 8u + local / 32u % (columnThreads / 8u) * 8u;
+  let y = local / 8u % 4u + local / (4u * columnThreads) * 4u;
 
-  // What this invocation fetches: half (0 or 1) of the 16 columns of one tile row.
-  let fetchesInput = local >= 128u;
-  let fetched = local % 128u / 2u;
-  let half = local % 2u;
-  let isInput = fetchesInput && firstRow + fetched < numRows();
-  let inputAt = select(0u, inputRow(firstRow + fetched) * (args.inputStride / 4u), isInput);
-  let column = weightRow(firstColumn, fetched);
-
-  var sums0 = vec4f(0.0);
-  var sums1 = vec4f(0.0);
-  var sums2 = vec4f(0.0);
-  var sums3 = vec4f(0.0);
-  var sumOfSquares = 0.0;
-  for (var first = 0u; first < eights; first += depth / 2u) {
-    let eight = first + half;
-    var values = Eight(vec4f(0.0), vec4f(0.0));
-    let at = fetched * pitch + 2u * half;
-    if (fetchesInput) {
-      if (isInput && eight < eights) {
-        values = Eight(input[inputAt + 2u * eight], input[inputAt + 2u * eight + 1u]);
-        if (normalized) {
-          sumOfSquares += dot8(values, values);
-          values.low *= gain[args.gainOffset / 4u + 2u * eight];
-          values.high *= gain[args.gainOffset / 4u + 2u * eight + 1u];
+  var sums: array<vec4f, rowsPerThread * blockColumnQuads>;
+  for (var n = 0u; n < rowsPerThread * blockColumnQuads; n++) { // unrolled
+    sums[n] = vec4f(0.0);
+  }
+  var sumsOfSquares: array<vec4f, tasksPerThread>;
+  var tasks: array<Task, tasksPerThread>;
+  for (var n = 0u; n < tasksPerThread; n++) { // unrolled
+    sumsOfSquares[n] = vec4f(0.0);
+    tasks[n] = loadTask(n * invocations + local, 0u, firstRow, firstColumn);
+  }
+  var stage = 0u;
+  for (var first = 0u; first < args.inputSize; first += depth) {
+    for (var n = 0u; n < tasksPerThread; n++) { // unrolled
+      sumsOfSquares[n] += keepTask(tasks[n], n * invocations + local, stage);
+    }
+    workgroupBarrier();
+    for (var n = 0u; n < tasksPerThread; n++) { // unrolled
+      tasks[n] = loadTask(n * invocations + local, first + depth, firstRow, firstColumn);
+    }
+    let rowsAt = stage * depth * rowQuads + y;
+    let columnsAt = stage * depth * columnQuads + x;
+    for (var k = 0u; k < depth; k++) {
+      var w: array<vec4f, blockColumnQuads>;
+      for (var c = 0u; c < blockColumnQuads; c++) { // unrolled
+        w[c] = weightTile[columnsAt + k * columnQuads + c * columnThreads];
+      }
+      for (var q = 0u; q < blockRowQuads; q++) { // unrolled
+        let four = inputTile[rowsAt + k * rowQuads + q * rowThreads];
+        for (var i = 0u; i < 4u; i++) { // unrolled
+          for (var c = 0u; c < blockColumnQuads; c++) { // unrolled
+            sums[(4u * q + i) * blockColumnQuads + c] += four[i] * w[c];
+          }
         }
       }
-      inputTile[at] = values.low;
-      inputTile[at + 1u] = values.high;
-    } else {
-      if (column < args.outputSize && eight < eights) {
-        values = loadWeights8(column * eights + eight);
-      }
-      weightTile[at] = values.low;
-      weightTile[at + 1u] = values.high;
     }
-    workgroupBarrier();
-    for (var k = 0u; k < depth; k++) {
-      sums0 += products(inputTile[y * pitch + k], x, k);
-      sums1 += products(inputTile[(y + 16u) * pitch + k], x, k);
-      sums2 += products(inputTile[(y + 32u) * pitch + k], x, k);
-      sums3 += products(inputTile[(y + 48u) * pitch + k], x, k);
+    if (stages == 1u) {
+      workgroupBarrier();
     }
-    workgroupBarrier();
+    stage = (stage + 1u) % stages;
   }
+
   if (normalized) {
-    if (fetchesInput) {
-      squares[local % 128u] = sumOfSquares;
+    for (var n = 0u; n < tasksPerThread; n++) { // unrolled
+      if (n * invocations + local < inputTasks) {
+        squares[n * invocations + local] = sumsOfSquares[n];
+      }
     }
     workgroupBarrier();
   }
-  storeFour(firstRow + y, firstColumn, x, sums0);
-  storeFour(firstRow + y + 16u, firstColumn, x, sums1);
-  storeFour(firstRow + y + 32u, firstColumn, x, sums2);
-  storeFour(firstRow + y + 48u, firstColumn, x, sums3);
+  for (var q = 0u; q < blockRowQuads; q++) { // unrolled
+    let quad = y + q * rowThreads;
+    var total = vec4f(0.0);
+    if (normalized) {
+      for (var part = 0u; part < depth / 4u; part++) {
+        total += squares[part * rowQuads + quad];
+      }
+    }
+    for (var i = 0u; i < 4u; i++) { // unrolled
+      let row = firstRow + quad * 4u + i;
+      if (row < numRows()) {
+        for (var c = 0u; c < blockColumnQuads; c++) { // unrolled
+          var values = sums[(4u * q + i) * blockColumnQuads + c];
+          if (normalized) {
+            values *= inverseRms(total[i]);
+          }
+          storeFour(row, firstColumn + (x + c * columnThreads) * 4u, values);
+        }
+      }
+    }
+  }
 }

@@ -6,13 +6,30 @@ const weightF32 = 0u;
 const weightF16 = 1u;
 const weightBF16 = 2u;
 
-// Values [8 * index, 8 * index + 8) of the matrix.
-fn loadWeights8(index: u32) -> Eight {
+// Eight values as they are stored: one load where they have 16 bits, two where they have 32.
+struct Packed8 {
+  first: vec4<u32>,
+  second: vec4<u32>,
+}
+
+// Values [8 * index, 8 * index + 8) of the matrix, still packed.
+fn loadPacked8(index: u32) -> Packed8 {
+  if (weightDtype == weightF32) {
+    return Packed8(weights[2u * index], weights[2u * index + 1u]);
+  }
+  return Packed8(weights[index], vec4<u32>(0u));
+}
+
+fn unpackWeights8(packed: Packed8) -> Eight {
   if (weightDtype == weightF16) {
-    return unpackHalf8(weights[index]);
+    return unpackHalf8(packed.first);
   }
   if (weightDtype == weightBF16) {
-    return unpackBrain8(weights[index]);
+    return unpackBrain8(packed.first);
   }
-  return Eight(bitcast<vec4f>(weights[2u * index]), bitcast<vec4f>(weights[2u * index + 1u]));
+  return Eight(bitcast<vec4f>(packed.first), bitcast<vec4f>(packed.second));
+}
+
+fn loadWeights8(index: u32) -> Eight {
+  return unpackWeights8(loadPacked8(index));
 }

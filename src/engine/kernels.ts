@@ -11,6 +11,7 @@ import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
 import { planPrelude } from '../attention/plan.ts';
 import { type AnyKernel, defineKernel, frozen, gridCount, key, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
 import type { WeightDtype } from './safetensors.ts';
+import { type MatrixTile, matrixMemory, type VectorTile, vectorMemory } from './tiles.ts';
 
 /** The WGSL constants of shaders/model/weights.wgsl. */
 export const weightDtypeCodes: Readonly<Record<WeightDtype, number>> = { f32: 0, f16: 1, bf16: 2 };
@@ -34,7 +35,8 @@ export const embedKernel = defineKernel({
   workgroups: { x: ({ hiddenSize }) => Math.ceil(hiddenSize / 8 / 64), y: ({ numTokens }) => numTokens },
 });
 
-const linearArguments = {
+/** What the three matrix products take, beside their tiles. */
+export const linearArguments = {
   weightDtype: key('u32'),
   normalized: key('bool'),
   swiglu: key('bool'),
@@ -57,24 +59,66 @@ const linearArguments = {
   numRows: gridCount,
 } as const;
 
+/** The sizes of a tile, as numbers. */
+type Sizes<T> = { readonly [Name in keyof T]: number | string };
+
+const numbers = <T extends Sizes<T>>(sizes: T): Record<keyof T, number> =>
+  Object.fromEntries(Object.entries(sizes).map(([name, value]) => [name, Number(value)])) as Record<keyof T, number>;
+
+/** The plan's constants, and the sizes of a tile as constants. */
+function tilePrelude(tile: Readonly<Record<string, number>>): string {
+  return [planPrelude, ...Object.entries(tile).map(([name, value]) => `const ${name} = ${value}u;`)].join('\n');
+}
+
+const vectorSizes = ({ rowTile, columnsPerThread, lanes, teams, steps }: Sizes<VectorTile>) =>
+  numbers({ rowTile, columnsPerThread, lanes, teams, steps });
+
+const vectorColumns = ({ columnsPerThread, teams }: Sizes<Pick<VectorTile, 'columnsPerThread' | 'teams'>>) =>
+  Number(columnsPerThread) * Number(teams);
+
 export const matvecKernel = defineKernel({
   name: 'matvec',
   source: [packSource, weightsSource, linearSource, matvecSource],
-  prelude: () => planPrelude,
-  arguments: linearArguments,
+  prelude: (selectors) => tilePrelude(vectorSizes(selectors)),
+  arguments: {
+    rowTile: key('text'),
+    columnsPerThread: key('text'),
+    lanes: key('text'),
+    teams: key('text'),
+    steps: key('text'),
+    ...linearArguments,
+  },
+  unroll: true,
+  workgroupMemory: (selectors) => vectorMemory(vectorSizes(selectors)),
   workgroups: {
-    x: ({ outputSize }) => Math.min(Math.ceil(outputSize / 4), maxWorkgroups),
-    y: ({ numRows }) => numRows,
-    z: ({ outputSize }) => Math.ceil(outputSize / 4 / maxWorkgroups),
+    x: ({ numRows, rowTile }) => Math.ceil(numRows / Number(rowTile)),
+    y: (args) => Math.min(Math.ceil(args.outputSize / vectorColumns(args)), maxWorkgroups),
+    z: (args) => Math.ceil(args.outputSize / vectorColumns(args) / maxWorkgroups),
   },
 });
+
+const matrixSizes = ({ rowTile, columnTile, rowsPerThread, columnsPerThread, depth, stages }: Sizes<MatrixTile>) =>
+  numbers({ rowTile, columnTile, rowsPerThread, columnsPerThread, depth, stages });
 
 export const matmulKernel = defineKernel({
   name: 'matmul',
   source: [packSource, weightsSource, linearSource, matmulSource],
-  prelude: () => planPrelude,
-  arguments: linearArguments,
-  workgroups: { x: ({ outputSize }) => Math.ceil(outputSize / 64), y: ({ numRows }) => Math.ceil(numRows / 64) },
+  prelude: (selectors) => tilePrelude(matrixSizes(selectors)),
+  arguments: {
+    rowTile: key('text'),
+    columnTile: key('text'),
+    rowsPerThread: key('text'),
+    columnsPerThread: key('text'),
+    depth: key('text'),
+    stages: key('text'),
+    ...linearArguments,
+  },
+  unroll: true,
+  workgroupMemory: (selectors) => matrixMemory(matrixSizes(selectors)),
+  workgroups: {
+    x: ({ numRows, rowTile }) => Math.ceil(numRows / Number(rowTile)),
+    y: ({ outputSize, columnTile }) => Math.ceil(outputSize / Number(columnTile)),
+  },
 });
 
 export const directKernel = defineKernel({

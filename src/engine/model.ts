@@ -7,7 +7,8 @@ import type { LaunchCache } from '../launch/cache.ts';
 import type { ArgumentsOf } from '../launch/kernel.ts';
 import type { LaunchSite } from '../launch/site.ts';
 import type { ModelConfig } from './config.ts';
-import { directKernel, embedKernel, matmulKernel, matvecKernel, sampleInvocations, sampleKernel, weightDtypeCodes } from './kernels.ts';
+import { embedKernel, sampleInvocations, sampleKernel, weightDtypeCodes } from './kernels.ts';
+import { type Linear, type LinearArguments, prepareLinear } from './linear.ts';
 import { rotaryTable } from './rotary.ts';
 import type { Matrix, ModelWeights } from './weights.ts';
 
@@ -43,16 +44,6 @@ export interface ModelOptions {
   /** As those of `PagedAttentionOptions`. */
   readonly tuning?: unknown;
   readonly onTuningProblem?: (problem: string) => void;
-}
-
-/** From how many rows on the tiled product is used; below, each row reads the weights again. */
-const tiledFrom = 5;
-
-type LinearArguments = ArgumentsOf<typeof matvecKernel.arguments>;
-
-/** A matrix product at one place in the model: the kernels for it, chosen by the adapter and the number of rows. */
-interface Linear {
-  record(pass: GPUComputePassEncoder, numRows: number): void;
 }
 
 interface Layer {
@@ -203,7 +194,7 @@ export class LlamaModel {
 
   async #prepare(kv: KvCache, weights: ModelWeights, onPipelines?: (done: number, total: number) => void): Promise<void> {
     const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim, vocabSize } = this.#config;
-    const { maxTokensPerStep } = this.#options;
+    const { maxTokensPerStep, maxLogitRows } = this.#options;
     const querySize = numHeads * headDim;
     const qkvSize = querySize + 2 * numKvHeads * headDim;
     const hidden = this.#buffer('hidden', maxTokensPerStep * hiddenSize);
@@ -228,29 +219,33 @@ export class LlamaModel {
     const { gains: gain, biases: bias } = weights;
     const linear = (matrix: Matrix, input: GPUBuffer, output: GPUBuffer, options: Partial<LinearArguments>): Promise<Linear> =>
       counted(
-        this.#prepareLinear({
-          weightDtype: weightDtypeCodes[matrix.dtype],
-          normalized: false,
-          swiglu: false,
-          accumulate: false,
-          gathered: false,
-          biased: false,
-          input,
-          weights: matrix.buffer,
-          gain,
-          bias,
-          plan,
-          output,
-          inputSize: matrix.columns,
-          outputSize: matrix.rows,
-          inputStride: matrix.columns,
-          outputStride: matrix.rows,
-          gainOffset: 0,
-          biasOffset: 0,
-          epsilon: this.#config.rmsNormEps,
-          numRows: 0,
-          ...options,
-        }),
+        prepareLinear(
+          this.#cache,
+          {
+            weightDtype: weightDtypeCodes[matrix.dtype],
+            normalized: false,
+            swiglu: false,
+            accumulate: false,
+            gathered: false,
+            biased: false,
+            input,
+            weights: matrix.buffer,
+            gain,
+            bias,
+            plan,
+            output,
+            inputSize: matrix.columns,
+            outputSize: matrix.rows,
+            inputStride: matrix.columns,
+            outputStride: matrix.rows,
+            gainOffset: 0,
+            biasOffset: 0,
+            epsilon: this.#config.rmsNormEps,
+            numRows: 0,
+            ...options,
+          },
+          options.gathered ? maxLogitRows : maxTokensPerStep,
+        ),
       );
     const { attentionBias, mlpBias, numLayers } = this.#config;
     const layers = weights.layers.map(async (layer, index): Promise<Layer> => {
@@ -308,25 +303,6 @@ export class LlamaModel {
       counted(this.#cache.prepare(sampleKernel, this.#sampleArguments)),
       counted(this.#attention.prepare()),
     ]);
-  }
-
-  async #prepareLinear(args: LinearArguments): Promise<Linear> {
-    if (this.#cache.gpu.adapter.software) {
-      const direct = await this.#cache.prepare(directKernel, args);
-      return {
-        record: (pass, numRows) => {
-          args.numRows = numRows;
-          direct.record(pass, args);
-        },
-      };
-    }
-    const [vector, tiled] = await Promise.all([this.#cache.prepare(matvecKernel, args), this.#cache.prepare(matmulKernel, args)]);
-    return {
-      record: (pass, numRows) => {
-        args.numRows = numRows;
-        (numRows < tiledFrom ? vector : tiled).record(pass, args);
-      },
-    };
   }
 }
 

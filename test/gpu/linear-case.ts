@@ -1,12 +1,15 @@
 /** Runs a matrix product among poison and garbage, and computes the same in float64. */
 import { PlanWriter } from '../../src/attention/plan.ts';
-import { type directKernel, weightDtypeCodes } from '../../src/engine/kernels.ts';
+import { weightDtypeCodes } from '../../src/engine/kernels.ts';
+import { type Linear, type LinearArguments, prepareDirect, prepareLinear, prepareProduct } from '../../src/engine/linear.ts';
+import type { Product } from '../../src/engine/tiles.ts';
 import type { LaunchCache } from '../../src/index.ts';
 import { type Random, readFloats, type SpecContext, uploadBuffer } from '../harness/harness.ts';
 import { type Format, store } from './formats.ts';
 import { submit } from './tiny.ts';
 
-export type LinearKernel = typeof directKernel;
+/** A kernel with its tile; `chosen` is what a model on a graphics processor takes for so many rows. */
+export type LinearKernel = Product | 'direct' | 'chosen';
 
 export interface LinearOptions {
   readonly dtype: Format;
@@ -98,8 +101,8 @@ export async function runLinear(
     epsilon,
     numRows: rows,
   };
-  const site = await cache.prepare(kernel, args);
-  submit(cache, (pass) => site.record(pass, args));
+  const linear = await prepare(cache, kernel, args);
+  submit(cache, (pass) => linear.record(pass, rows));
 
   const expected = Float64Array.from(before);
   for (let row = 0; row < rows; row++) {
@@ -121,4 +124,9 @@ export async function runLinear(
     }
   }
   return { actual: await readFloats(t.gpu, output), expected };
+}
+
+function prepare(cache: LaunchCache, kernel: LinearKernel, args: LinearArguments): Promise<Linear> {
+  if (kernel === 'direct') return prepareDirect(cache, args);
+  return kernel === 'chosen' ? prepareLinear(cache, args, 128) : prepareProduct(cache, kernel, args);
 }

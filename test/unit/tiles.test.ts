@@ -1,0 +1,61 @@
+import { describe, expect, it } from 'vitest';
+import { matmulKernel, matvecKernel } from '../../src/engine/kernels.ts';
+import { matrixMemory, matrixTiles, type ProductFrom, productsFor, vectorMemory, vectorTiles } from '../../src/engine/tiles.ts';
+import { joinSource } from '../../src/launch/kernel.ts';
+import { workgroupMemory } from './workgroup-memory.ts';
+
+const defaultMemory = 16384;
+const matrices = [1, 32, 320, 768, 1536, 2048, 3072, 4096, 16384, 128256];
+const all = matrices.flatMap((outputs) => [defaultMemory, 32768, 49152].flatMap((memory) => productsFor(outputs, 2 ** 20, memory)));
+const invocations = ({ kernel, tile }: ProductFrom) =>
+  kernel === 'matvec' ? tile.lanes * tile.teams : (tile.rowTile / tile.rowsPerThread) * (tile.columnTile / tile.columnsPerThread);
+
+describe('the tiles of matrix products', () => {
+  it.each(vectorTiles.map((tile) => [JSON.stringify(tile), tile] as const))('take the memory that their text says: %s', (_, tile) => {
+    expect(vectorMemory(tile)).toBe(workgroupMemory(joinSource({ ...matvecKernel, unroll: undefined } as never, { ...tile })));
+    expect((tile.columnsPerThread * tile.teams) % 2).toBe(0);
+  });
+
+  it.each(matrixTiles.map((tile) => [JSON.stringify(tile), tile] as const))('take the memory that their text says: %s', (_, tile) => {
+    expect(matrixMemory(tile)).toBe(workgroupMemory(joinSource({ ...matmulKernel, unroll: undefined } as never, { ...tile })));
+    expect([(tile.rowTile / tile.rowsPerThread) % 4, (tile.columnTile / tile.columnsPerThread) % 8, tile.depth % 8]).toEqual([0, 0, 0]);
+  });
+
+  it('are among those that are tested and measured', () => {
+    const known = new Set([...vectorTiles, ...matrixTiles].map((tile) => JSON.stringify(tile)));
+    for (const { tile } of all) expect(known).toContain(JSON.stringify(tile));
+  });
+
+  it('fit into what any device grants', () => {
+    for (const product of all) expect(invocations(product)).toBeLessThanOrEqual(256);
+    for (const outputs of matrices) {
+      for (const product of productsFor(outputs, 2 ** 20, defaultMemory)) {
+        const bytes = product.kernel === 'matvec' ? vectorMemory(product.tile) : matrixMemory(product.tile);
+        expect(bytes).toBeLessThanOrEqual(defaultMemory);
+      }
+    }
+  });
+});
+
+describe('the choice of a kernel', () => {
+  const froms = (outputs: number, maxRows: number, memory = 49152) =>
+    productsFor(outputs, maxRows, memory).map(({ from, kernel, tile }) => `${from}: ${kernel} ${tile.rowTile}`);
+
+  it('goes by the rows, and has every row once', () => {
+    for (const outputs of matrices) {
+      const starts = productsFor(outputs, 2 ** 20, 49152).map(({ from }) => from);
+      expect(starts[0]).toBe(1);
+      expect([...new Set(starts)].sort((a, b) => a - b)).toEqual(starts);
+    }
+  });
+
+  it('takes tiles where there are enough of them', () => {
+    expect(froms(2048, 4096)).toEqual(['1: matvec 1', '2: matvec 4', '5: matvec 8', '97: matmul 32', '385: matmul 64', '1025: matmul 64']);
+    expect(froms(128256, 4096)).toEqual(['1: matvec 1', '2: matvec 4', '5: matvec 8', '17: matmul 32', '33: matmul 64']);
+  });
+
+  it('leaves out what no step has the rows for', () => {
+    expect(froms(320, 1)).toEqual(['1: matvec 1']);
+    expect(froms(768, 128)).toEqual(['1: matvec 1', '2: matvec 4', '5: matvec 8']);
+  });
+});
