@@ -20,7 +20,10 @@ export async function benchLinear(gpu: Gpu, host: BenchHost, options: BenchOptio
     rowOf('read ceiling', {}, 'GB/s', [ceilings.read / 1e9]),
     rowOf('f32 FMA ceiling', {}, 'GFLOP/s', [ceilings.fma / 1e9]),
   ];
-  const sections = (small ? smallSections(options) : sectionsOf()).filter(({ title }) => title.includes(options.filter ?? ''));
+  const { filter } = options;
+  const all = small ? smallSections(options) : sectionsOf();
+  // Sweeps take minutes: they are there for whom asks for them.
+  const sections = all.filter(({ title }) => (filter === undefined ? small || !title.startsWith('sweep') : title.includes(filter)));
   const { maxComputeWorkgroupStorageSize: memory } = gpu.limits;
   for (const { title, cases } of sections) {
     for (const one of cases) {
