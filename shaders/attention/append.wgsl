@@ -1,7 +1,7 @@
 // Writes the keys and values of the step's new tokens into their slots; on the way keys are turned to their positions and both are
 // quantised. An invocation owns eight neighbouring values of one row: 8, 4 or 2 words of the pool, once for the key and once for the value.
-// Where each row has a scale, every invocation finds the largest magnitude of its whole row by itself: reading a row a few times costs less
-// than a barrier. Tokens with slot -1 are padding.
+// A workgroup has whole rows, so that where each row has a scale its largest magnitude is found in workgroup memory. Tokens with slot -1 are
+// padding.
 
 @group(0) @binding(0) var<storage, read> key: array<f32>;
 @group(0) @binding(1) var<storage, read> value: array<f32>;
@@ -9,7 +9,23 @@
 @group(0) @binding(3) var<storage, read> rotary: array<vec2f>;
 
 const chunks = headDim / 8u;
+const rowsPerGroup = max(1u, 64u / chunks);
+const invocations = rowsPerGroup * chunks;
 const largest = select(select(57344.0, 448.0, kvDtype == kvE4m3), 127.0, kvDtype == kvInt8);
+
+// The bits of the largest magnitudes of keys and values: floats that are not negative are in the order of their bits.
+var<workgroup> largestKeys: array<atomic<u32>, rowsPerGroup>;
+var<workgroup> largestValues: array<atomic<u32>, rowsPerGroup>;
+
+fn largestOf(values: Eight) -> u32 {
+  let all = max(abs(values.low), abs(values.high));
+  return bitcast<u32>(max(max(all.x, all.y), max(all.z, all.w)));
+}
+
+// Not 0 and not subnormal, so that the inverse is finite.
+fn scaleOf(bits: u32) -> f32 {
+  return max(bitcast<f32>(bits) / largest, 1e-30);
+}
 
 fn keyValue(at: u32, d: u32, position: u32) -> f32 {
   return rotate(key[at + d], key[at + rotaryPartner(d, args.rotaryHalf)], d, position, args.rotaryHalf);
@@ -47,56 +63,59 @@ fn scaled(values: Eight, inverse: f32) -> Eight {
   return Eight(values.low * inverse, values.high * inverse);
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) grid: vec3u) {
-  let index = id.y * grid.x * 64u + id.x;
-  let token = index / (chunks * numKvHeads);
-  if (token >= plan[NUM_TOKENS]) {
-    return;
+@compute @workgroup_size(invocations)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) grid: vec3u,
+  @builtin(local_invocation_index) local: u32,
+) {
+  let rowInGroup = local / chunks;
+  let chunk = local % chunks;
+  let index = (workgroup.y * grid.x + workgroup.x) * rowsPerGroup + rowInGroup;
+  let token = index / numKvHeads;
+  let head = index % numKvHeads;
+  var slot = -1;
+  if (token < plan[NUM_TOKENS]) {
+    slot = bitcast<i32>(plan[plan[SLOT_MAPPING] + token]);
   }
-  let slot = bitcast<i32>(plan[plan[SLOT_MAPPING] + token]);
-  if (slot < 0) {
-    return;
-  }
-  let head = index / chunks % numKvHeads;
-  let chunk = index % chunks;
-  let position = plan[plan[POSITIONS] + token];
-  let keyAt = token * args.rowStride + args.keyOffset + head * headDim;
-  let valueAt = token * args.rowStride + args.valueOffset + head * headDim;
 
   var keys: Eight;
   var values: Eight;
-  for (var i = 0u; i < 4u; i++) {
-    let d = chunk * 8u + i;
-    keys.low[i] = keyValue(keyAt, d, position);
-    keys.high[i] = keyValue(keyAt, d + 4u, position);
-    values.low[i] = value[valueAt + d];
-    values.high[i] = value[valueAt + d + 4u];
+  if (slot >= 0) {
+    let position = plan[plan[POSITIONS] + token];
+    let keyAt = token * args.rowStride + args.keyOffset + head * headDim;
+    let valueAt = token * args.rowStride + args.valueOffset + head * headDim;
+    for (var i = 0u; i < 4u; i++) {
+      let d = chunk * 8u + i;
+      keys.low[i] = keyValue(keyAt, d, position);
+      keys.high[i] = keyValue(keyAt, d + 4u, position);
+      values.low[i] = value[valueAt + d];
+      values.high[i] = value[valueAt + d + 4u];
+    }
+  }
+  var keyScale = args.keyScale;
+  var valueScale = args.valueScale;
+  if (tokenScales) {
+    atomicMax(&largestKeys[rowInGroup], largestOf(keys));
+    atomicMax(&largestValues[rowInGroup], largestOf(values));
+    workgroupBarrier();
+    keyScale = scaleOf(atomicLoad(&largestKeys[rowInGroup]));
+    valueScale = scaleOf(atomicLoad(&largestValues[rowInGroup]));
+  }
+  if (slot < 0) {
+    return;
   }
 
   let buffer = bufferOf(u32(slot));
-  if (tokenScales) {
-    var largestKey = 0.0;
-    var largestValue = 0.0;
-    for (var d = 0u; d < headDim; d++) {
-      largestKey = max(largestKey, abs(keyValue(keyAt, d, position)));
-      largestValue = max(largestValue, abs(value[valueAt + d]));
-    }
-    // Not 0 and not subnormal, so that the inverse is finite.
-    let keyScale = max(largestKey / largest, 1e-30);
-    let valueScale = max(largestValue / largest, 1e-30);
+  if (kvDtype >= kvInt8) {
     keys = scaled(keys, 1.0 / keyScale);
     values = scaled(values, 1.0 / valueScale);
-    if (chunk == 0u) {
-      let scales = scaleWord(u32(slot), head);
-      poolStore(buffer, scales, bitcast<u32>(keyScale));
-      poolStore(buffer, scales + 1u, bitcast<u32>(valueScale));
-    }
-  } else if (kvDtype >= kvInt8) {
-    keys = scaled(keys, 1.0 / args.keyScale);
-    values = scaled(values, 1.0 / args.valueScale);
   }
-
+  if (tokenScales && chunk == 0u) {
+    let scales = scaleWord(u32(slot), head);
+    poolStore(buffer, scales, bitcast<u32>(keyScale));
+    poolStore(buffer, scales + 1u, bitcast<u32>(valueScale));
+  }
   let row = (keyAddress(u32(slot), head) & addressMask) * loadWords;
   storeRow8(buffer, row, chunk, keys);
   storeRow8(buffer, row + valueOffset() * loadWords, chunk, values);

@@ -140,8 +140,9 @@ export const mergeKernel = defineKernel({
   workgroups: { x: ({ numRows }) => numRows, y: ({ numHeads }) => Number(numHeads) },
 });
 
+/** A workgroup has as many whole rows as eight values an invocation and 64 invocations make, and at least one. */
 function appendWorkgroups(numTokens: number, numKvHeads: number, headDim: number): number {
-  return Math.ceil((numTokens * numKvHeads * (headDim / 8)) / 64);
+  return Math.ceil((numTokens * numKvHeads) / Math.max(1, Math.floor(64 / (headDim / 8))));
 }
 
 /** The kernels that read or write a pool of `poolBuffers` buffers, with a caller's modifications compiled in. */
