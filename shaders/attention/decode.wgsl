@@ -6,8 +6,8 @@
 // the queries, and leaves the parts of the scores in workgroup memory; then each score is added up and made a weight by one invocation, relative
 // to a reference, and each team adds its weighted values to outputs of its own, which are joined at the end. The reference of a head is a score
 // that was the highest when it was taken; a new one is taken only when a score is higher by `slack`, so that hardly any tile has to rescale what
-// was added before (Dao 2024 has the same thought). Two barriers per tile; one where subgroups add up the parts. Values, and the next tile's
-// keys, are on their way meanwhile.
+// was added before (as in FlashAttention-4). Two barriers per tile; one where subgroups add up the parts: then a team is neighbours in a subgroup.
+// Values, and the next tile's keys, are on their way meanwhile.
 //
 // Reads headDim * 2 values per key and head. Only visible keys are read: the others may have no block any more.
 
