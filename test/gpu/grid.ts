@@ -138,7 +138,7 @@ const layoutAxes: Axes<GridLayout> = {
   blockSize: [8, 16, 32, 64],
   storage: Object.keys(storages) as (keyof typeof storages)[],
   buffers: [1, 3],
-  maxInvocations: [8, 128],
+  maxInvocations: [8, 64],
   modified: [false, true],
 };
 

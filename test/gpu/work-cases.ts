@@ -5,7 +5,15 @@ import type { ModelFiles } from '../../src/engine/index.ts';
 import { LlamaModel } from '../../src/engine/model.ts';
 import { openSafetensors } from '../../src/engine/safetensors.ts';
 import { loadWeights } from '../../src/engine/weights.ts';
-import { type Gpu, KvCache, type KvDtype, LaunchCache, PagedAttention, type PagedAttentionOptions } from '../../src/index.ts';
+import {
+  type AdapterDescription,
+  type Gpu,
+  KvCache,
+  type KvDtype,
+  LaunchCache,
+  PagedAttention,
+  type PagedAttentionOptions,
+} from '../../src/index.ts';
 import { type Work, WorkWatch } from './work.ts';
 
 /** (queryLen, seqLen) of each sequence of a step; its context is in the cache already. */
@@ -82,6 +90,9 @@ export const shippedSteps: readonly { readonly name: string; readonly lengths: L
 
 type OpenPass = () => GPUComputePassEncoder;
 
+/** An adapter that nobody knows: it takes what GPUs do by default. */
+const anyHardware: AdapterDescription = { vendor: '', architecture: '', device: '', description: '', software: false };
+
 /** Steps of the shipped model, with the kernels of graphics processors whatever the adapter is. Nothing is submitted. */
 export class ShippedWork {
   readonly #watch: WorkWatch;
@@ -90,7 +101,7 @@ export class ShippedWork {
   readonly #destroy: () => void;
 
   static async open(gpu: Gpu, files: ModelFiles): Promise<ShippedWork> {
-    const hardware: Gpu = Object.create(gpu, { adapter: { value: { ...gpu.adapter, description: '', device: '', software: false } } });
+    const hardware: Gpu = Object.create(gpu, { adapter: { value: anyHardware } });
     const watch = new WorkWatch(hardware);
     const config = parseModelConfig(await readJson(files, 'config.json'));
     const tensors = await openSafetensors(files);
