@@ -48,6 +48,8 @@ export function drawChart(title, rows) {
       const chart = plot({ marginBottom: 44, ...options, document, width: panelWidth, height: panelHeight, style: { fontSize: '12px' } });
       // Plot's own style is for a chart that stands in a page.
       for (const own of chart.querySelectorAll('style')) own.remove();
+      chart.setAttribute('role', 'img');
+      chart.setAttribute('aria-label', title);
       chart.setAttribute('x', String(x));
       chart.setAttribute('y', String(y + 20));
       parts.push(chart.outerHTML);
