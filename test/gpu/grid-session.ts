@@ -83,7 +83,8 @@ export class GridSession {
     t.defer(() => this.kv.destroy());
     expect(this.kv.pools[0].length === of.buffers, `the pool has ${this.kv.pools[0].length} buffers, expected ${of.buffers}`);
     shuffleBlocks(this.kv, numbers);
-    this.cache = sharedCache(t.gpu, [of.heads, headDim, blockSize, of.storage, of.buffers, of.maxInvocations]);
+    // Not those of other files: their modifications would be counted here.
+    this.cache = sharedCache(t.gpu, ['grid', of.heads, headDim, blockSize, of.storage, of.buffers, of.maxInvocations]);
 
     this.#operands = new GridOperands(t, of, inputs);
     const segmentKeys = segmentKeysOf(of);
