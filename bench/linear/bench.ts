@@ -134,7 +134,7 @@ function sectionsOf(): readonly Section[] {
     { title: 'prefill', cases: [...casesOf(layer, [128, 512, 2048]), ...casesOf([billion.head], [512])] },
     { title: 'bf16', cases: casesOf([billion.gateUp, billion.down], [1, 8, 64, 512], 'bf16') },
     { title: 'shipped model', cases: casesOf([...layerOf(shipped), shipped.head], [1, 8, 128]) },
-    ...[1, 4, 8, 16, 32, 64, 128, 512, 2048].map((rows) => ({
+    ...[1, 2, 4, 8, 16, 32, 64, 128, 512, 2048].map((rows) => ({
       title: `sweep, ${rows} rows`,
       cases: [billion.gateUp, billion.down, ...(rows <= 128 ? [shipped.gateUp] : [])].flatMap((shape) => sweepOf(shape, rows)),
     })),

@@ -79,28 +79,45 @@ export const matrixTiles: readonly MatrixTile[] = [
   matrixTile([64, 128], [8, 8], 16, 1),
   matrixTile([64, 128], [8, 8], 16, 2),
   matrixTile([64, 128], [8, 8], 32, 1),
+  matrixTile([128, 128], [8, 8], 8, 1),
   matrixTile([128, 128], [8, 8], 8, 2),
   matrixTile([128, 128], [8, 8], 16, 1),
 ];
 
+/** A tile, and with how many workgroups at least (of one tile of input rows, for few rows) it is taken. */
+interface FromWorkgroups<T> {
+  readonly workgroups: number;
+  readonly tile: T;
+}
+
 /**
- * The defaults, and the only place that says them. Few rows: the tile for the fewest rows that has them all, else the last, several times.
- * The tile for larger matrices is taken where it gives `enoughTeams` workgroups.
+ * The defaults, and the only place that says them, from a sweep of all tiles on an H100 (`npm run bench -- linear --filter sweep`).
+ * Few rows: an entry for each number of rows that a workgroup takes; of its tiles the first that gives enough workgroups, else the last. More
+ * rows than the last entry has take its tile several times.
  */
-const fewRows: readonly { readonly large: VectorTile; readonly small: VectorTile }[] = [
-  { large: vectorTile(1, 2, 32, 2, 2), small: vectorTile(1, 1, 32, 2, 4) },
-  { large: vectorTile(4, 4, 32, 2, 1), small: vectorTile(4, 2, 32, 2, 2) },
-  { large: vectorTile(8, 4, 32, 2, 1), small: vectorTile(8, 2, 32, 2, 1) },
+const fewRows: readonly (readonly FromWorkgroups<VectorTile>[])[] = [
+  [
+    { workgroups: 1024, tile: vectorTile(1, 4, 32, 2, 1) },
+    { workgroups: 256, tile: vectorTile(1, 2, 32, 2, 4) },
+    { workgroups: 0, tile: vectorTile(1, 1, 32, 2, 4) },
+  ],
+  [{ workgroups: 0, tile: vectorTile(2, 4, 32, 2, 1) }],
+  [
+    { workgroups: 64, tile: vectorTile(4, 4, 32, 4, 1) },
+    { workgroups: 0, tile: vectorTile(4, 2, 32, 2, 2) },
+  ],
+  [
+    { workgroups: 256, tile: vectorTile(8, 4, 32, 2, 1) },
+    { workgroups: 64, tile: vectorTile(8, 4, 16, 4, 1) },
+    { workgroups: 0, tile: vectorTile(8, 2, 32, 2, 1) },
+  ],
 ];
 
-/** Workgroups of 64 invocations that keep a large GPU busy with reading. */
-const enoughTeams = 256;
-
-/** Many rows: from how many rows at least, and with how many workgroups at least; the larger, the better they share what they read. */
-const manyRows: readonly { readonly fromRows: number; readonly workgroups: number; readonly tile: MatrixTile }[] = [
-  { fromRows: 17, workgroups: 200, tile: matrixTile([32, 32], [4, 4], 16, 1) },
-  { fromRows: 33, workgroups: 200, tile: matrixTile([64, 64], [8, 4], 16, 2) },
-  { fromRows: 33, workgroups: 264, tile: matrixTile([64, 128], [8, 8], 16, 2) },
+/** Many rows: from how many rows at least; the larger a tile, the less is read again, as long as there are workgroups for all cores. */
+const manyRows: readonly (FromWorkgroups<MatrixTile> & { readonly fromRows: number })[] = [
+  { fromRows: 49, workgroups: 200, tile: matrixTile([64, 64], [8, 4], 16, 1) },
+  { fromRows: 65, workgroups: 240, tile: matrixTile([64, 128], [8, 8], 16, 1) },
+  { fromRows: 129, workgroups: 256, tile: matrixTile([128, 128], [8, 8], 8, 2) },
 ];
 
 /** Bytes of workgroup memory. */
@@ -121,8 +138,9 @@ export function matrixMemory({ rowTile, columnTile, depth, stages }: MatrixTile)
  */
 export function productsFor(outputs: number, maxRows: number, memory: number): readonly ProductFrom[] {
   let from = 1;
-  const products: ProductFrom[] = fewRows.map(({ large, small }) => {
-    const tile = outputs / (large.columnsPerThread * large.teams) >= enoughTeams ? large : small;
+  const products: ProductFrom[] = fewRows.map((choices) => {
+    const isEnough = ({ workgroups, tile }: FromWorkgroups<VectorTile>) => outputs / (tile.columnsPerThread * tile.teams) >= workgroups;
+    const { tile } = choices.find(isEnough) ?? choices[choices.length - 1];
     const product: ProductFrom = { from, kernel: 'matvec', tile };
     from = tile.rowTile + 1;
     return product;

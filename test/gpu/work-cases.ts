@@ -63,7 +63,7 @@ export const shippedSteps: readonly { readonly name: string; readonly lengths: L
       bytesWritten: 912,
       kernels: {
         embed: { grids: { '1 8 1': 1 }, bound: 2_806_880 },
-        matvec: { grids: { '1 192 1': 6, '1 80 1': 12, '1 384 1': 6, '1 512 1': 1 }, bound: 30_217_024 },
+        matvec: { grids: { '1 192 1': 6, '1 80 1': 12, '1 96 1': 6, '1 512 1': 1 }, bound: 30_217_024 },
         append: { grids: { '2 1 1': 6 }, bound: 31_684_896 },
         decode: { grids: { '8 2 1': 6 }, bound: 31_851_288 },
         sample: { grids: { '8 1 1': 1 }, bound: 152_672 },
@@ -79,7 +79,7 @@ export const shippedSteps: readonly { readonly name: string; readonly lengths: L
       kernels: {
         'update block table': { grids: { '1 1 1': 1 }, bound: 23_568 },
         embed: { grids: { '1 128 1': 1 }, bound: 2_806_880 },
-        matvec: { grids: { '16 192 1': 6, '16 80 1': 12, '16 384 1': 6, '1 1024 1': 1 }, bound: 30_217_024 },
+        matvec: { grids: { '16 192 1': 6, '16 80 1': 12, '16 96 1': 6, '1 1024 1': 1 }, bound: 30_217_024 },
         append: { grids: { '32 1 1': 6 }, bound: 31_684_896 },
         prefill: { grids: { '32 2 1': 6 }, bound: 31_851_288 },
         sample: { grids: { '1 1 1': 1 }, bound: 152_672 },

@@ -50,12 +50,18 @@ describe('the choice of a kernel', () => {
   });
 
   it('takes tiles where there are enough of them', () => {
-    expect(froms(2048, 4096)).toEqual(['1: matvec 1', '2: matvec 4', '5: matvec 8', '97: matmul 32', '385: matmul 64', '1025: matmul 64']);
-    expect(froms(128256, 4096)).toEqual(['1: matvec 1', '2: matvec 4', '5: matvec 8', '17: matmul 32', '33: matmul 64']);
+    expect(froms(2048, 4096)).toEqual([
+      ...['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8'],
+      ...['385: matmul 64', '897: matmul 64', '1921: matmul 128'],
+    ]);
+    expect(froms(128256, 4096)).toEqual([
+      ...['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8'],
+      ...['49: matmul 64', '65: matmul 64', '129: matmul 128'],
+    ]);
   });
 
   it('leaves out what no step has the rows for', () => {
     expect(froms(320, 1)).toEqual(['1: matvec 1']);
-    expect(froms(768, 128)).toEqual(['1: matvec 1', '2: matvec 4', '5: matvec 8']);
+    expect(froms(768, 128)).toEqual(['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8']);
   });
 });
