@@ -64,7 +64,7 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKe
   device.queue.writeBuffer(plan, 0, words, 0, words.length);
   const [blockTable, rotary, partials] = [buffer(256), buffer(256), buffer(256)];
   const layout = { blockSize: 8, numKvHeads: 1, headDim: 8, dtype: 'f32' } as const;
-  const tile = chooseDecodeTile(layout, 1, 16384, workgroupInvocations(adapter), 0) as DecodeTile;
+  const { subgroups: _, ...tile } = chooseDecodeTile(layout, 1, 16384, workgroupInvocations(adapter), 0) as DecodeTile;
   const layers = Array.from({ length: numLayers }, () => ({
     ...{
       blockSize: 8,
@@ -72,11 +72,10 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKe
       headDim: 8,
       kvDtype: kvFormats.f32.code,
       tokenScales: 'false',
-      loadWords: 4,
       blocksPerBuffer: 2,
       numHeads: 1,
       groupSize: 1,
-      ...{ ...tile, subgroups: 'false' },
+      ...tile,
     },
     ...{ query: buffer(4096), pool0: buffer(1024), constants: buffer(256), blockTable, plan, rotary, output: buffer(256), partials },
     ...{ scale: 1, softcap: 0, window: 0, keepFirst: 0, numItems: 1 },

@@ -6,23 +6,18 @@
 // the queries, and leaves the parts of the scores in workgroup memory; then each score is added up and made a weight by one invocation, relative
 // to a reference, and each team adds its weighted values to outputs of its own, which are joined at the end. The reference of a head is a score
 // that was the highest when it was taken; a new one is taken only when a score is higher by `slack`, so that hardly any tile has to rescale what
-// was added before (as in FlashAttention-4). Two barriers per tile; one where subgroups add up the parts: then a team is neighbours in a subgroup.
-// Values, and the next tile's keys, are on their way meanwhile.
+// was added before (as in FlashAttention-4). Two barriers per tile; values, and the next tile's keys, are on their way meanwhile. Where subgroups are,
+// decode-teams.wgsl does without barriers.
 //
 // Reads headDim * 2 values per key and head. Only visible keys are read: the others may have no block any more.
 
-const units = headDim / unit; // loads of a row
-const unitsPerThread = units / keyThreads;
-const teams = invocations / keyThreads;
 const keyTile = teams * keysPerThread;
-const columns = headDim / 4u;
 const scoreStride = keyThreads + 1u; // odd steps keep the banks of workgroup memory apart
-const partWords = select(keyTile * headTile * scoreStride, 0u, subgroups);
-const ownScores = select((keyTile * headTile + invocations - 1u) / invocations, max(padded / keyThreads, 1u), subgroups);
+const ownScores = (keyTile * headTile + invocations - 1u) / invocations;
 
 var<workgroup> queries: array<vec4f, headTile * columns>;
 // The parts of a tile's scores, [key][head][lane]; at the end what the teams hand over of one head, [team][headDim].
-var<workgroup> parts: array<f32, max(partWords, teams * headDim)>;
+var<workgroup> parts: array<f32, max(keyTile * headTile * scoreStride, teams * headDim)>;
 var<workgroup> scores: array<f32, 2u * keyTile * headTile>; // [turn][key][head]
 var<workgroup> weights: array<f32, 2u * keyTile * headTile>; // the same; with the values' scales
 // Of the last tile, this one and the next two, in turn: addresses of the keys' rows, or noRow, and the scales of keys and values.
@@ -34,27 +29,9 @@ var<workgroup> references: array<atomic<u32>, headTile>; // as ordered bits
 var<workgroup> raised: array<atomic<u32>, 2>; // the last even and the last odd round that raised a reference
 var<workgroup> totals: array<vec2f, headTile>;
 
-const rawLoads = keysPerThread * unitsPerThread;
-// e^16 is far from where sums of weights overflow, and from where the weights of a few thousand small ones are lost.
-const slack = 16.0;
-
-fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
-  let at = token * constants.queryStride + constants.queryOffset + head * headDim;
-  var values: vec4f;
-  for (var i = 0u; i < 4u; i++) {
-    let d = column * 4u + i;
-    values[i] = args.scale * rotate(query[at + d], query[at + rotaryPartner(d, constants.rotaryHalf)], d, position, constants.rotaryHalf);
-  }
-  return values;
-}
-
 // The slot of an invocation's key of a tile, or noRow for one that is not visible or not of the tile.
-fn findSlot(tile: u32, keyEnd: u32, span: Span, tableStart: u32, local: u32) -> u32 {
-  let key = tile + local;
-  if (local >= keyTile || key >= keyEnd || !isVisible(span, key)) {
-    return noRow;
-  }
-  return slotOf(tableStart, key);
+fn findTileSlot(tile: u32, keyEnd: u32, span: Span, tableStart: u32, local: u32) -> u32 {
+  return findSlot(tile + local, select(0u, keyEnd, local < keyTile), span, tableStart);
 }
 
 fn keepScales(turn: u32, found: vec2f, local: u32) {
@@ -65,7 +42,7 @@ fn keepScales(turn: u32, found: vec2f, local: u32) {
 
 fn keepRow(turn: u32, slot: u32, kvHead: u32, local: u32) {
   if (local < keyTile) {
-    rows[turn * keyTile + local] = select(keyAddress(slot, kvHead), noRow, slot == noRow);
+    rows[turn * keyTile + local] = findRow(slot, kvHead);
   }
 }
 
@@ -97,9 +74,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   var following = nextTile(tile + keyTile, keyTile, firstInWindow);
   var later = nextTile(following + keyTile, keyTile, firstInWindow);
   // What a tile needs is looked up rounds ahead, and kept in workgroup memory a round after it was asked for: nobody waits for it.
-  let firstSlot = findSlot(tile, keyEnd, span, tableStart, local);
-  let secondSlot = findSlot(following, keyEnd, span, tableStart, local);
-  var laterSlot = findSlot(later, keyEnd, span, tableStart, local);
+  let firstSlot = findTileSlot(tile, keyEnd, span, tableStart, local);
+  let secondSlot = findTileSlot(following, keyEnd, span, tableStart, local);
+  var laterSlot = findTileSlot(later, keyEnd, span, tableStart, local);
   var nextScales = findScales(secondSlot, kvHead);
   keepRow(0u, firstSlot, kvHead, local);
   keepRow(1u, secondSlot, kvHead, local);
@@ -128,25 +105,17 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
   }
   // The scores of a tile that this invocation finishes: of which key and head, the head's reference, and sums of weights, without the values'
-  // scales and with them. Where subgroups add up, sums end in lanes of the key's team, in order, and some lanes may have copies.
+  // scales and with them.
   var ownExists: array<bool, ownScores>;
   var ownKey: array<u32, ownScores>;
   var ownHead: array<u32, ownScores>;
   var ownReference: array<f32, ownScores>;
   var sums: array<vec2f, ownScores>;
   for (var n = 0u; n < ownScores; n++) { // unrolled
-    if (subgroups) {
-      const copies = max(keyThreads / padded, 1u);
-      let i = lane / copies * ownScores + n;
-      ownExists[n] = i < keysPerThread * headTile && lane % copies == 0u;
-      ownKey[n] = min(i / headTile, keysPerThread - 1u) * teams + team;
-      ownHead[n] = i % headTile;
-    } else {
-      let i = local + n * invocations;
-      ownExists[n] = i < keyTile * headTile;
-      ownKey[n] = min(i / headTile, keyTile - 1u);
-      ownHead[n] = i % headTile;
-    }
+    let i = local + n * invocations;
+    ownExists[n] = i < keyTile * headTile;
+    ownKey[n] = min(i / headTile, keyTile - 1u);
+    ownHead[n] = i % headTile;
     ownReference[n] = startMaximum(firstHead + ownHead[n], ownHead[n] < heads, segment);
     sums[n] = vec2f(0.0);
   }
@@ -165,7 +134,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   while (tile < keyEnd) {
     let next = (turn + 1u) % 4u;
     let latest = nextTile(later + keyTile, keyTile, firstInWindow);
-    let latestSlot = findSlot(latest, keyEnd, span, tableStart, local);
+    let latestSlot = findTileSlot(latest, keyEnd, span, tableStart, local);
     let laterScales = findScales(laterSlot, kvHead);
     round++;
     let own = turn % 2u * keyTile * headTile;
@@ -176,8 +145,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       }
     }
 
-    var products: array<f32, padded>;
-    for (var i = 0u; i < padded; i++) { // unrolled
+    var products: array<f32, keysPerThread * headTile>;
+    for (var i = 0u; i < keysPerThread * headTile; i++) { // unrolled
       products[i] = 0.0;
     }
     for (var u = 0u; u < unitsPerThread; u++) { // unrolled
@@ -195,25 +164,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         }
       }
     }
-    if (subgroups) {
-      // In each step a lane gives half of its sums to the lane across and adds that one's other half to its own.
-      for (var step = 0u; step < laneBits; step++) { // unrolled
-        let across = keyThreads >> (step + 1u);
-        let upper = (lane & across) != 0u;
-        for (var i = 0u; i < padded >> (step + 1u); i++) { // unrolled
-          let other = i + (padded >> (step + 1u));
-          let given = exchange(select(products[other], products[i], upper), across);
-          products[i] = given + select(products[i], products[other], upper);
-        }
-        if ((padded >> step) <= 1u) {
-          products[0] += exchange(products[0], across);
-        }
-      }
-    } else {
-      for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        for (var g = 0u; g < headTile; g++) { // unrolled
-          parts[((j * teams + team) * headTile + g) * scoreStride + lane] = products[j * headTile + g];
-        }
+    for (var j = 0u; j < keysPerThread; j++) { // unrolled
+      for (var g = 0u; g < headTile; g++) { // unrolled
+        parts[((j * teams + team) * headTile + g) * scoreStride + lane] = products[j * headTile + g];
       }
     }
     for (var j = 0u; j < keysPerThread; j++) { // unrolled
@@ -222,9 +175,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         keys[j * unitsPerThread + u] = loadVisible(row, 0u, lane + u * keyThreads);
       }
     }
-    if (!subgroups) {
-      workgroupBarrier();
-    }
+    workgroupBarrier();
 
     var ownScore: array<f32, ownScores>;
     var ownWeight: array<f32, ownScores>;
@@ -237,12 +188,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       valueScale[n] = 1.0;
       if (ownExists[n]) {
         if (rows[turn * keyTile + k] != noRow) {
-          var score = products[n];
-          if (!subgroups) {
-            score = 0.0;
-            for (var l = 0u; l < keyThreads; l++) { // unrolled
-              score += parts[(k * headTile + g) * scoreStride + l];
-            }
+          var score = 0.0;
+          for (var l = 0u; l < keyThreads; l++) { // unrolled
+            score += parts[(k * headTile + g) * scoreStride + l];
           }
           if (codeOffset != 0.0) {
             score += querySums[g];

@@ -215,11 +215,9 @@ export class PagedAttention {
       ...scalars,
       numItems: 0,
     };
-    const decodeArgs: ArgumentsOf<PoolKernels['decode']['arguments']> = {
-      ...attendArgs,
-      ...this.#decodeTile,
-      subgroups: String(this.#decodeTile.subgroups),
-    };
+    const { subgroups, ...decodeTile } = this.#decodeTile;
+    const decodeKernel = subgroups ? kernels.decodeTeams : kernels.decode;
+    const decodeArgs: ArgumentsOf<PoolKernels['decode']['arguments']> = { ...attendArgs, ...decodeTile };
     const { tokens: _, ...prefillTile } = this.#prefillTile;
     const prefillArgs: ArgumentsOf<PoolKernels['prefill']['arguments']> = { ...attendArgs, ...prefillTile };
     const mergeArgs: ArgumentsOf<typeof mergeKernel.arguments> = {
@@ -240,7 +238,7 @@ export class PagedAttention {
     const [append, copy, decode, prefill, merge] = await Promise.all([
       only ? undefined : this.#cache.prepare(kernels.append, appendArgs),
       only ? undefined : this.#cache.prepare(kernels.copy, copyArgs),
-      only === 'prefill' ? undefined : this.#cache.prepare(kernels.decode, decodeArgs),
+      only === 'prefill' ? undefined : this.#cache.prepare(decodeKernel, decodeArgs),
       only === 'decode' ? undefined : this.#cache.prepare(kernels.prefill, prefillArgs),
       this.#cache.prepare(mergeKernel, mergeArgs),
     ]);

@@ -3,6 +3,8 @@ import appendSource from '../../shaders/attention/append.wgsl' with { type: 'tex
 import blocksSource from '../../shaders/attention/blocks.wgsl' with { type: 'text' };
 import copySource from '../../shaders/attention/copy.wgsl' with { type: 'text' };
 import decodeSource from '../../shaders/attention/decode.wgsl' with { type: 'text' };
+import decodePartsSource from '../../shaders/attention/decode-parts.wgsl' with { type: 'text' };
+import decodeTeamsSource from '../../shaders/attention/decode-teams.wgsl' with { type: 'text' };
 import fp8Source from '../../shaders/attention/fp8.wgsl' with { type: 'text' };
 import inputsSource from '../../shaders/attention/inputs.wgsl' with { type: 'text' };
 import loadSource from '../../shaders/attention/load.wgsl' with { type: 'text' };
@@ -25,7 +27,7 @@ import {
   type ScalarType,
   writeBuffer,
 } from '../launch/kernel.ts';
-import { kvFormats } from './layout.ts';
+import { kvDtypes, kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
 import { decodeMemory, prefillMemory, prefillOutputRowGroups } from './tuning.ts';
@@ -227,52 +229,46 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
     ].join('\n');
   };
 
-  const decode = defineKernel({
-    name: 'decode',
-    source: [...attendSource, decodeSource],
-    prelude: (selectors) => {
-      const { headTile, keyThreads, keysPerThread, invocations, subgroups } = selectors;
-      const padded = 2 ** Math.ceil(Math.log2(Number(keysPerThread) * Number(headTile)));
-      const sizes = {
-        headTile,
-        keyThreads,
-        keysPerThread,
-        invocations,
-        subgroups,
-        padded,
-        laneBits: Math.floor(Math.log2(Number(keyThreads))),
-      };
-      return [attendPrelude(selectors), constants(sizes), exchangeFunction(subgroups === 'true')].join('\n');
-    },
-    enables: ({ subgroups }) => (subgroups === 'true' ? ['subgroups'] : []),
-    arguments: {
-      ...layout,
-      ...heads,
-      ...{ invocations: frozen('text'), keyThreads: frozen('text'), keysPerThread: frozen('text'), subgroups: frozen('text') },
-      ...buffers,
-      ...queryArguments,
-      ...scalars,
-      numItems: gridCount,
-    },
-    unroll: true,
-    workgroupMemory: ({ headDim, headTile, keyThreads, keysPerThread, invocations, subgroups, tokenScales }) =>
-      decodeMemory(
-        {
-          headTile: Number(headTile),
-          keyThreads: Number(keyThreads),
-          keysPerThread: Number(keysPerThread),
-          invocations: Number(invocations),
-          subgroups: subgroups === 'true',
-        },
-        Number(headDim),
-        tokenScales === 'true',
-      ),
-    workgroups: {
-      x: ({ numItems }) => numItems,
-      y: ({ numKvHeads }) => numKvHeads,
-      z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
-    },
-  });
+  const decodeArguments = {
+    ...layout,
+    ...heads,
+    ...{ invocations: frozen('text'), keyThreads: frozen('text'), keysPerThread: frozen('text') },
+    ...buffers,
+    ...queryArguments,
+    ...scalars,
+    numItems: gridCount,
+  } as const;
+  const decodeKernel = (name: string, source: string, subgroups: boolean) =>
+    defineKernel({
+      name,
+      source: [...attendSource, decodePartsSource, source],
+      prelude: (selectors) => {
+        const { headTile, keyThreads, keysPerThread, invocations, kvDtype } = selectors;
+        const sizes = { headTile, keyThreads, keysPerThread, invocations };
+        const padded = 2 ** Math.ceil(Math.log2(Number(keysPerThread) * Number(headTile)));
+        const teamSizes = {
+          padded,
+          laneBits: Math.floor(Math.log2(Number(keyThreads))),
+          packedDot: Number(kvDtype) === kvFormats.int8.code,
+        };
+        return [attendPrelude(selectors), constants({ ...sizes, ...(subgroups ? teamSizes : {}) })].join('\n');
+      },
+      enables: () => (subgroups ? ['subgroups'] : []),
+      arguments: decodeArguments,
+      unroll: true,
+      workgroupMemory: ({ headDim, headTile, keyThreads, keysPerThread, invocations, tokenScales, kvDtype, loadWords }) => {
+        const [heads, threads, keys, all, words] = [headTile, keyThreads, keysPerThread, invocations, loadWords].map(Number);
+        const tile = { headTile: heads, keyThreads: threads, keysPerThread: keys, invocations: all, loadWords: words, subgroups };
+        return decodeMemory(tile, Number(headDim), kvDtypes[Number(kvDtype)], tokenScales === 'true');
+      },
+      workgroups: {
+        x: ({ numItems }) => numItems,
+        y: ({ numKvHeads }) => numKvHeads,
+        z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
+      },
+    });
+  const decode = decodeKernel('decode', decodeSource, false);
+  const decodeTeams = decodeKernel('decode by subgroups', decodeTeamsSource, true);
 
   const prefill = defineKernel({
     name: 'prefill',
@@ -309,12 +305,7 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
     },
   });
 
-  return { append, copy, decode, prefill };
-}
-
-/** What the lane whose number differs in this bit has. */
-function exchangeFunction(subgroups: boolean): string {
-  return `fn exchange(value: f32, bit: u32) -> f32 { return ${subgroups ? 'subgroupShuffleXor(value, bit)' : 'value'}; }`;
+  return { append, copy, decode, decodeTeams, prefill };
 }
 
 const formatOf = (kvDtype: number) => Object.values(kvFormats)[kvDtype];
@@ -351,5 +342,14 @@ export function poolKernelsFor(poolBuffers: number, modifications = noModificati
 }
 
 /** The kernels without modifications and with a pool of one buffer, as a warm-up asks for them. */
-export const { append: appendKernel, decode: decodeKernel, prefill: prefillKernel, copy: copyKernel } = poolKernelsFor(1);
-export const attentionKernels: readonly AnyKernel[] = [appendKernel, updateKernel, copyKernel, decodeKernel, mergeKernel, prefillKernel];
+export const {
+  append: appendKernel,
+  decode: decodeKernel,
+  decodeTeams: decodeTeamsKernel,
+  prefill: prefillKernel,
+  copy: copyKernel,
+} = poolKernelsFor(1);
+export const attentionKernels: readonly AnyKernel[] = [
+  ...[appendKernel, updateKernel, copyKernel],
+  ...[decodeKernel, decodeTeamsKernel, mergeKernel, prefillKernel],
+];

@@ -152,15 +152,17 @@ export function workgroupsPerItem({ numHeads, numKvHeads }: AttentionShape, { he
 
 /** All tiles that a device can run for a shape, as far as tuning looks; the default first. */
 export function tileSpace(
-  { limits, adapter, subgroupMinSize }: Gpu,
+  { limits, adapter, subgroupMinSize, wgslLanguageFeatures }: Gpu,
   shape: AttentionShape,
   most?: number,
 ): { readonly decode: readonly DecodeTile[]; readonly prefill: readonly PrefillTile[] } {
   const groupSize = shape.numHeads / shape.numKvHeads;
   const memory = limits.maxComputeWorkgroupStorageSize;
   const invocations = most ?? adapterDefaults(adapter).maxInvocations;
+  // By subgroups, scores of int8 keys are packed integer products.
+  const hasProducts = shape.dtype !== 'int8' || wgslLanguageFeatures.has('packed_4x8_integer_dot_product');
   return {
-    decode: decodeTileSpace(shape, groupSize, memory, invocations, subgroupMinSize, most),
+    decode: decodeTileSpace(shape, groupSize, memory, invocations, hasProducts ? subgroupMinSize : 0, most),
     prefill: prefillTileSpace(shape, groupSize, memory, invocations, most),
   };
 }

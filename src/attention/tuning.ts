@@ -1,7 +1,7 @@
 /** Tile sizes of the attention kernels, as far as the device decides them. Pure. */
 import type { AdapterDescription } from '../gpu.ts';
 import { adapterDefaults } from './adapters.ts';
-import { hasTokenScales, type KvLayout, loadWords, rowBytes } from './layout.ts';
+import { hasTokenScales, type KvDtype, type KvLayout, kvFormats, loadWords, rowBytes } from './layout.ts';
 import { spanWords } from './plan.ts';
 
 export interface PrefillTile {
@@ -77,7 +77,12 @@ export interface DecodeTile {
   readonly keysPerThread: number;
   /** Invocations of a workgroup, a multiple of keyThreads. */
   readonly invocations: number;
-  /** Parts of scores are added up by subgroup operations. Then keyThreads is a power of two, and no more than a subgroup has. */
+  /** u32 of one load: 4, or, by subgroups, 2 where an invocation should have less of a row of 8-bit values. */
+  readonly loadWords: number;
+  /**
+   * Invocations that share a row are neighbours in a subgroup (shaders/attention/decode-teams.wgsl). Then keyThreads is a power of two, no more
+   * than a subgroup has, and a multiple of keysPerThread.
+   */
   readonly subgroups: boolean;
 }
 
@@ -85,21 +90,25 @@ export interface DecodeTile {
 export function decodeMemory(
   { headTile, keyThreads, keysPerThread, invocations, subgroups }: DecodeTile,
   headDim: number,
+  dtype: KvDtype,
   tokenScales: boolean,
 ): number {
   const teams = invocations / keyThreads;
   const keyTile = teams * keysPerThread;
-  const words = [
-    headTile * headDim,
-    Math.max(subgroups ? 0 : keyTile * headTile * (keyThreads + 1), teams * headDim),
-    ...[1, 2].map(() => 2 * keyTile * headTile),
-    4 * keyTile,
-    2 * ((tokenScales ? 4 * keyTile : 0) + 1),
-    headTile,
-    headTile,
-    2,
-    2 * headTile,
-  ];
+  const queryCodes = dtype === 'int8' ? (headTile * headDim) / 2 : 2;
+  const words = subgroups
+    ? [headTile * headDim, teams * headDim, headTile, teams * headTile, 2 * keyTile * headTile, 2 * headTile, queryCodes, headTile]
+    : [
+        headTile * headDim,
+        Math.max(keyTile * headTile * (keyThreads + 1), teams * headDim),
+        ...[1, 2].map(() => 2 * keyTile * headTile),
+        4 * keyTile,
+        2 * ((tokenScales ? 4 * keyTile : 0) + 1),
+        headTile,
+        headTile,
+        2,
+        2 * headTile,
+      ];
   return words.reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
 }
 
@@ -142,35 +151,42 @@ export function chooseDecodeTile(
   maxInvocations: number,
   subgroupSize: number,
 ): DecodeTile | undefined {
-  const units = rowBytes(layout) / (4 * loadWords(layout));
-  const { keyThreads, subgroups } = chooseKeyThreads(units, maxInvocations, subgroupSize);
-  // Registers are what a GPU runs out of: without subgroups an invocation has more of a row, and a workgroup fewer invocations.
-  const most = Math.max(keyThreads, Math.min(maxInvocations, subgroups ? 128 : 64));
+  const row = chooseRowThreads(layout, maxInvocations, subgroupSize);
+  // Registers are what a GPU runs out of: large workgroups keep others from their core.
+  const most = Math.max(row.keyThreads, Math.min(maxInvocations, 64));
   // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
-  const mostKeys = maxInvocations < 128 ? 2 : 4;
-  for (let teams = Math.min(mostTeams, Math.floor(most / keyThreads)); teams > 0; teams >>= 1) {
+  const mostKeys = maxInvocations < 128 ? 2 : row.subgroups && layout.dtype === 'int8' ? 8 : 4;
+  for (let teams = Math.min(mostTeams, Math.floor(most / row.keyThreads)); teams > 0; teams >>= 1) {
     for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
       // An invocation looks up one key of a tile at most.
-      for (let keysPerThread = Math.min(mostKeys, keyThreads); keysPerThread > 0; keysPerThread >>= 1) {
-        const tile = { headTile, keyThreads, keysPerThread, invocations: teams * keyThreads, subgroups };
-        if (decodeMemory(tile, layout.headDim, hasTokenScales(layout)) <= memory) return tile;
+      for (let keysPerThread = Math.min(mostKeys, row.keyThreads); keysPerThread > 0; keysPerThread >>= 1) {
+        const tile = { headTile, keysPerThread, invocations: teams * row.keyThreads, ...row };
+        if (decodeMemory(tile, layout.headDim, layout.dtype, hasTokenScales(layout)) <= memory) return tile;
       }
     }
   }
   return undefined;
 }
 
-/**
- * Invocations that share a row of so many loads. On an H200 in Dawn, us for 64 x 4096, 1 x 65536 and 8 x 1024 in f16 (16 loads a row): by
- * subgroups 16 take 303, 91, 22 and 8 take 323, 97, 23; without them 8 take 291, 92, 23 and 16 take 441, 135, 30. Rows of 32 loads are read
- * faster without subgroups, by 16 invocations.
- */
-function chooseKeyThreads(units: number, maxInvocations: number, subgroupSize: number): { keyThreads: number; subgroups: boolean } {
-  const power = Math.min(units & -units, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize);
-  if (units <= 16 && power >= 4) return { keyThreads: power, subgroups: true };
-  let keyThreads = Math.floor(Math.min(units, maxInvocations, Math.max(8, units / 2)));
-  while (units % keyThreads !== 0) keyThreads--;
-  return { keyThreads, subgroups: false };
+/** Which invocations share a row, and by which loads. */
+function chooseRowThreads(
+  layout: KvLayout,
+  maxInvocations: number,
+  subgroupSize: number,
+): Pick<DecodeTile, 'keyThreads' | 'loadWords' | 'subgroups'> {
+  const words = subgroupLoadWords(layout);
+  const units = rowBytes(layout) / (4 * words);
+  const power = Math.min(units & -units, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize, 8);
+  if (units <= 16 && power >= 4) return { keyThreads: power, loadWords: words, subgroups: true };
+  const loads = rowBytes(layout) / (4 * loadWords(layout));
+  let keyThreads = Math.floor(Math.min(loads, maxInvocations, Math.max(8, loads / 2)));
+  while (loads % keyThreads !== 0) keyThreads--;
+  return { keyThreads, loadWords: loadWords(layout), subgroups: false };
+}
+
+/** u32 of one load where subgroups share rows: 8-bit values come eight at a time, as 16-bit values do. */
+function subgroupLoadWords(layout: KvLayout): 2 | 4 {
+  return kvFormats[layout.dtype].bytes === 1 ? 2 : loadWords(layout);
 }
 
 /** Most invocations of a workgroup that any device takes. */
@@ -215,16 +231,20 @@ export function decodeTileSpace(
   const chosen = [subgroupSize, 0].map((size) => chooseDecodeTile(layout, groupSize, memory, maxInvocations, size));
   const [first, other] = chosen;
   if (!first) return [];
-  const units = rowBytes(layout) / (4 * loadWords(layout));
-  const around = ({ headTile, keyThreads, keysPerThread, invocations, subgroups }: DecodeTile) =>
-    neighbours({ headTile, keyThreads, keysPerThread, teams: invocations / keyThreads }).flatMap(({ teams, ...tile }, i) => {
-      const one = { ...tile, invocations: teams * tile.keyThreads, subgroups };
-      if (i === 0) return [one];
+  const fits = (tile: DecodeTile) => decodeMemory(tile, layout.headDim, layout.dtype, hasTokenScales(layout)) <= memory;
+  const around = ({ headTile, keyThreads, keysPerThread, invocations, loadWords: words, subgroups }: DecodeTile) => {
+    const units = rowBytes(layout) / (4 * words);
+    return neighbours({ headTile, keyThreads, keysPerThread, teams: invocations / keyThreads }).flatMap(({ teams, ...tile }, i) => {
+      const one = { ...tile, invocations: teams * tile.keyThreads, loadWords: words, subgroups };
+      if (i === 0) return fits(one) ? [one] : [];
       const isWhole = units % tile.keyThreads === 0 && tile.keysPerThread <= tile.keyThreads && tile.headTile <= Math.min(groupSize, 8);
       if (!isWhole || one.invocations > mostInvocations || (subgroups && tile.keyThreads > subgroupSize)) return [];
-      return decodeMemory(one, layout.headDim, hasTokenScales(layout)) <= memory ? [one] : [];
+      return fits(one) ? [one] : [];
     });
-  return first.subgroups && other ? [...around(first), ...around(other)] : around(first);
+  };
+  if (!first.subgroups || !other) return around(first);
+  const whole = loadWords(layout);
+  return [...around(first), ...(first.loadWords < whole ? around({ ...first, loadWords: whole }) : []), ...around(other)];
 }
 
 /** The given values, then all in which one of them, then two, are halved or doubled, as far as they stay integers. */

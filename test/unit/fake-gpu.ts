@@ -42,7 +42,14 @@ export function fakeGpu(): FakeGpu {
     maxComputeWorkgroupsPerDimension: 65535,
   };
   return {
-    gpu: { device, limits, adapter: { software: false }, lost: new Promise(() => {}), loss: undefined } as unknown as Gpu,
+    gpu: {
+      device,
+      limits,
+      wgslLanguageFeatures: new Set(),
+      adapter: { software: false },
+      lost: new Promise(() => {}),
+      loss: undefined,
+    } as unknown as Gpu,
     sizes,
     writes,
   };

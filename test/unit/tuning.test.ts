@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { decodeKernel, prefillKernel } from '../../src/attention/kernels.ts';
-import { type KvLayout, kvFormats, loadWords } from '../../src/attention/layout.ts';
+import { decodeKernel, decodeTeamsKernel, prefillKernel } from '../../src/attention/kernels.ts';
+import { type KvLayout, kvFormats } from '../../src/attention/layout.ts';
 import {
   chooseDecodeTile,
   choosePrefillTile,
@@ -87,18 +87,17 @@ describe('the decode tile', () => {
           expect(invocations, label).toBeLessThanOrEqual(maxInvocations);
           expect([invocations % keyThreads, headDim % keyThreads], label).toEqual([0, 0]);
           expect((invocations / keyThreads) * keysPerThread, label).toBeLessThanOrEqual(invocations);
-          const kv = { kvDtype: kvFormats[layout.dtype].code, loadWords: loadWords(layout) };
-          const tokenScales = String(kvFormats[layout.dtype].largest > 0);
-          const used = memoryOf(decodeKernel, {
+          const tokenScales = kvFormats[layout.dtype].largest > 0;
+          const selectors = {
             headDim,
             groupSize,
             numHeads: groupSize,
-            ...kv,
-            tokenScales,
-            ...tile,
-            subgroups: String(tile.subgroups),
-          });
+            kvDtype: kvFormats[layout.dtype].code,
+            tokenScales: String(tokenScales),
+          };
+          const used = memoryOf(subgroups ? decodeTeamsKernel : decodeKernel, { ...selectors, ...tile, subgroups: String(subgroups) });
           expect(used, label).toBeLessThanOrEqual(memory);
+          expect(decodeMemory(tile, headDim, layout.dtype, tokenScales), label).toBe(used);
         }
       }
     }
@@ -127,7 +126,7 @@ describe('the tiles to try', () => {
         const decode = decodeTileSpace(layout, groupSize, memory, maxInvocations, 32);
         expect(decode[0], label).toEqual(chooseDecodeTile(layout, groupSize, memory, maxInvocations, 32));
         expect(distinct(decode), label).toBe(decode.length);
-        for (const tile of decode) expect(decodeMemory(tile, headDim, false)).toBeLessThanOrEqual(memory);
+        for (const tile of decode) expect(decodeMemory(tile, headDim, 'f16', false)).toBeLessThanOrEqual(memory);
       }
     }
   });
