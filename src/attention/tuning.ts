@@ -1,7 +1,7 @@
 /** Tile sizes of the attention kernels, as far as the device decides them. Pure. */
 import type { AdapterDescription } from '../gpu.ts';
 import { adapterDefaults } from './adapters.ts';
-import { hasTokenScales, type KvDtype, type KvLayout, kvFormats, loadWords, rowBytes } from './layout.ts';
+import { hasTokenScales, type KvDtype, type KvLayout, loadWords, rowBytes } from './layout.ts';
 import { spanWords } from './plan.ts';
 
 export interface PrefillTile {
@@ -151,11 +151,7 @@ export function chooseDecodeTile(
   maxInvocations: number,
   subgroupSize: number,
 ): DecodeTile | undefined {
-  const row = chooseRowThreads(layout, maxInvocations, subgroupSize);
-  // Registers are what a GPU runs out of: large workgroups keep others from their core.
-  const most = Math.max(row.keyThreads, Math.min(maxInvocations, 64));
-  // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
-  const mostKeys = maxInvocations < 128 ? 2 : row.subgroups && layout.dtype === 'int8' ? 8 : 4;
+  const { most, mostKeys, ...row } = chooseRowThreads(layout, maxInvocations, subgroupSize);
   for (let teams = Math.min(mostTeams, Math.floor(most / row.keyThreads)); teams > 0; teams >>= 1) {
     for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
       // An invocation looks up one key of a tile at most.
@@ -168,25 +164,42 @@ export function chooseDecodeTile(
   return undefined;
 }
 
-/** Which invocations share a row, and by which loads. */
+/**
+ * By subgroups, the best of the tiles tried on an H100 (`npm run tune` tries more): invocations that share a row, keys in flight, invocations of a
+ * workgroup, and u32 of a load. In Dawn, us for 64 x 4096, 8 x 1024 and 1 x 65536: f32 700 (barriers: 777), f16 361, 24.7 and 106 (by 16
+ * invocations 375, 25, 108), int8 259, 21.5 and 86 (by loads of 16 bytes 279, 23.5, 91), e4m3 320, 21.8, 94 and e5m2 298, 21.1, 89 (by 8
+ * invocations 320, 22.9, 98 and 310, 22.8, 94).
+ */
+const subgroupTiles: Readonly<Record<KvDtype, { keyThreads: number; keys: number; invocations: number; loadWords: number }>> = {
+  f32: { keyThreads: 16, keys: 2, invocations: 128, loadWords: 4 },
+  f16: { keyThreads: 8, keys: 4, invocations: 64, loadWords: 4 },
+  int8: { keyThreads: 8, keys: 8, invocations: 64, loadWords: 2 },
+  fp8_e4m3: { keyThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
+  fp8_e5m2: { keyThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
+};
+
+/** Which invocations share a row, by which loads, and most of the keys in flight and of the invocations. */
 function chooseRowThreads(
   layout: KvLayout,
   maxInvocations: number,
   subgroupSize: number,
-): Pick<DecodeTile, 'keyThreads' | 'loadWords' | 'subgroups'> {
-  const words = subgroupLoadWords(layout);
+): Pick<DecodeTile, 'keyThreads' | 'loadWords' | 'subgroups'> & { readonly mostKeys: number; readonly most: number } {
+  // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
+  const isGpu = maxInvocations >= 128;
+  const best = subgroupTiles[layout.dtype];
+  const words = Math.min(best.loadWords, loadWords(layout));
   const units = rowBytes(layout) / (4 * words);
-  const power = Math.min(units & -units, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize, 8);
-  if (units <= 16 && power >= 4) return { keyThreads: power, loadWords: words, subgroups: true };
+  const power = Math.min(units & -units, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize, best.keyThreads);
+  if (power >= 4 && units <= 4 * power) {
+    const most = Math.max(power, Math.min(maxInvocations, best.invocations));
+    return { keyThreads: power, loadWords: words, subgroups: true, mostKeys: isGpu ? best.keys : 2, most };
+  }
   const loads = rowBytes(layout) / (4 * loadWords(layout));
   let keyThreads = Math.floor(Math.min(loads, maxInvocations, Math.max(8, loads / 2)));
   while (loads % keyThreads !== 0) keyThreads--;
-  return { keyThreads, loadWords: loadWords(layout), subgroups: false };
-}
-
-/** u32 of one load where subgroups share rows: 8-bit values come eight at a time, as 16-bit values do. */
-function subgroupLoadWords(layout: KvLayout): 2 | 4 {
-  return kvFormats[layout.dtype].bytes === 1 ? 2 : loadWords(layout);
+  // Registers are what a GPU runs out of: large workgroups keep others from their core.
+  const most = Math.max(keyThreads, Math.min(maxInvocations, 64));
+  return { keyThreads, loadWords: loadWords(layout), subgroups: false, mostKeys: isGpu ? 4 : 2, most };
 }
 
 /** Most invocations of a workgroup that any device takes. */

@@ -27,7 +27,8 @@ export class WorkWatch {
   constructor({ device }: Gpu) {
     wrap(device, 'createComputePipelineAsync', (original) => async (...args) => {
       const pipeline = (await original(...args)) as GPUComputePipeline;
-      this.#names.set(pipeline, (args[0] as GPUComputePipelineDescriptor).label ?? '');
+      // The same launches with the same buffers, whether the device has subgroups or not.
+      this.#names.set(pipeline, ((args[0] as GPUComputePipelineDescriptor).label ?? '').replace(/ by subgroups$/, ''));
       return pipeline;
     });
     wrap(device, 'createBindGroup', (original) => (...args) => {
