@@ -59,7 +59,7 @@ export class StepLoop {
     this.#kv = kv;
     this.#cache = cache;
     this.#model = model;
-    this.#ring = new ReadbackRing(gpu, runAhead);
+    this.#ring = new ReadbackRing(gpu, runAhead, regime.batch);
   }
 
   /**
@@ -70,12 +70,12 @@ export class StepLoop {
     const { batch, queryLen } = this.#regime;
     let sequences: Sequence[] = [];
     const tokens: number[] = [];
-    const inFlight: Promise<SampledToken>[] = [];
+    const inFlight: Promise<readonly SampledToken[]>[] = [];
     const hostTimes: number[] = [];
     const recordTimes: number[] = [];
     const start = performance.now();
     for (let step = 0; step < steps; step++) {
-      if (inFlight.length === depth) tokens.push((await (inFlight.shift() as Promise<SampledToken>)).token);
+      if (inFlight.length === depth) tokens.push((await (inFlight.shift() as Promise<readonly SampledToken[]>))[0].token);
       const begin = performance.now();
       if (queryLen > 1) for (const sequence of sequences.splice(0)) this.#kv.close(sequence);
       if (sequences.length === 0) sequences = Array.from({ length: batch }, () => this.#kv.open());
@@ -85,13 +85,13 @@ export class StepLoop {
       hostTimes.push(performance.now() - begin);
       inFlight.push(read());
     }
-    for (const step of inFlight) tokens.push((await step).token);
+    for (const step of inFlight) tokens.push((await step)[0].token);
     const time = performance.now() - start;
     for (const sequence of sequences) this.#kv.close(sequence);
     return { stepTime: time / steps, hostTime: median(hostTimes), recordTime: median(recordTimes), tokens };
   }
 
-  #record(sequences: readonly Sequence[]): { commands: GPUCommandBuffer; read: () => Promise<SampledToken> } {
+  #record(sequences: readonly Sequence[]): { commands: GPUCommandBuffer; read: () => Promise<readonly SampledToken[]> } {
     const { queryLen, model } = this.#regime;
     const entries = sequences.map((sequence, row) => {
       const first = sequence.length === 0;
@@ -104,7 +104,7 @@ export class StepLoop {
     const pass = encoder.beginComputePass();
     this.#model.record(pass);
     pass.end();
-    const read = this.#ring.record(encoder, this.#model.sampled, sequences[0].tableRow);
+    const read = this.#ring.record(encoder, this.#model.results);
     return { commands: encoder.finish(), read };
   }
 

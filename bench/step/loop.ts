@@ -64,7 +64,7 @@ export class DecodeSteps {
     this.#kv = kv;
     this.#cache = cache;
     this.#model = model;
-    this.#ring = new ReadbackRing(gpu, 1);
+    this.#ring = new ReadbackRing(gpu, 1, kv.options.maxSequences);
   }
 
   async time(one: StepCase): Promise<StepTimes> {
@@ -74,7 +74,7 @@ export class DecodeSteps {
         const begin = performance.now();
         this.#plan(sequences);
         times.plan.push(performance.now() - begin);
-        const { commands, read } = this.#record(sequences[0]);
+        const { commands, read } = this.#record();
         times.record.push(performance.now() - begin);
         this.#cache.submit([commands]);
         times.host.push(performance.now() - begin);
@@ -111,7 +111,7 @@ export class DecodeSteps {
 
   async #step(sequences: readonly Sequence[], first = false): Promise<void> {
     this.#plan(sequences, first);
-    const { commands, read } = this.#record(sequences[0]);
+    const { commands, read } = this.#record();
     this.#cache.submit([commands]);
     await read();
   }
@@ -124,12 +124,12 @@ export class DecodeSteps {
     this.#model.plan(entries);
   }
 
-  #record({ tableRow }: Sequence) {
+  #record() {
     const encoder = this.#gpu.device.createCommandEncoder();
     const pass = encoder.beginComputePass();
     this.#model.record(pass);
     pass.end();
-    const read = this.#ring.record(encoder, this.#model.sampled, tableRow);
+    const read = this.#ring.record(encoder, this.#model.results);
     return { commands: encoder.finish(), read };
   }
 

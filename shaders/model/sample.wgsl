@@ -1,15 +1,8 @@
 // Chooses the next token of each row of logits, and says whether it ends the sequence: a workgroup takes one row, its invocations every
 // so manieth token. Temperature 0 takes the largest logit (the lowest id among equals). Otherwise: top-k, then top-p within these, as
 // thresholds on the logit, found by radix select; then the Gumbel-max trick, which needs no second pass over sorted probabilities.
-// Ties at a threshold all stay in. The prelude says how many `invocations` there are: a power of two up to 256.
-
-struct Arguments {
-  vocabSize: u32,
-}
-
-@group(0) @binding(0) var<storage, read> logits: array<f32>; // [rows][vocabSize]
-@group(0) @binding(1) var<storage, read> plan: array<u32>;
-@group(0) @binding(2) var<storage, read_write> sampled: array<vec2<u32>>; // per sequence: token, 1 once a stop token came
+// Ties at a threshold all stay in. The prelude says how many `invocations` there are: a power of two up to 256. The part in front of this
+// one declares the bindings, and what a row's logits are: `logits.wgsl` as the model gave them, `adjusted.wgsl` with all else that can be asked.
 
 const digits = 256u / invocations; // of the histogram, of each invocation
 
@@ -92,7 +85,7 @@ fn gumbelRandom(seed: u32, position: u32, token: u32) -> f32 {
 }
 
 struct Row {
-  first: u32, // of the logits
+  logits: RowLogits,
   maximum: f32,
   inverseTemperature: f32,
   massScale: f32, // probability to fixed point; 0: count tokens instead
@@ -117,7 +110,7 @@ fn selectThreshold(row: Row, lowest: u32, wanted: u32, local: u32) -> u32 {
     }
     workgroupBarrier();
     for (var token = local; token < args.vocabSize; token += invocations) {
-      let logit = logits[row.first + token];
+      let logit = logitOf(row.logits, token);
       let ordered = orderedBits(logit);
       let samePrefix = bits == 24u || (ordered >> ((bits + 8u) & 31u)) == (prefix >> ((bits + 8u) & 31u));
       if (ordered >= lowest && samePrefix) {
@@ -171,41 +164,42 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   let topK = plan[at + SAMPLING_TOP_K];
   let topP = bitcast<f32>(plan[at + SAMPLING_TOP_P]);
   let seed = plan[at + SAMPLING_SEED];
-  let first = workgroup.x * args.vocabSize;
+  let row = openRow(workgroup.x, at, local);
 
   var score = noScore;
   var token = 0u;
   for (var t = local; t < args.vocabSize; t += invocations) {
-    if (logits[first + t] > score) {
-      score = logits[first + t];
+    let logit = logitOf(row, t);
+    if (logit > score) {
+      score = logit;
       token = t;
     }
   }
   var chosen = reduceBest(score, token, local);
 
   if (temperature > 0.0) {
-    var row = Row(first, logits[first + chosen], 1.0 / max(temperature, 1e-30), 0.0);
-    var threshold = 0u;
+    var scaled = Row(row, logitOf(row, chosen), 1.0 / max(temperature, 1e-30), 0.0);
+    var threshold = leastLogit(row, scaled.maximum);
     if (topK > 0u && topK < args.vocabSize) {
-      threshold = selectThreshold(row, 0u, topK, local);
+      threshold = selectThreshold(scaled, threshold, topK, local);
     }
     if (topP < 1.0) {
       var mass = 0.0;
       for (var t = local; t < args.vocabSize; t += invocations) {
-        let logit = logits[first + t];
+        let logit = logitOf(row, t);
         if (orderedBits(logit) >= threshold) {
-          mass += exp((logit - row.maximum) * row.inverseTemperature);
+          mass += exp((logit - scaled.maximum) * scaled.inverseTemperature);
         }
       }
-      row.massScale = 1073741824.0 / reduceSum(mass, local);
-      threshold = selectThreshold(row, threshold, max(1u, u32(topP * 1073741824.0)), local);
+      scaled.massScale = 1073741824.0 / reduceSum(mass, local);
+      threshold = selectThreshold(scaled, threshold, max(1u, u32(topP * 1073741824.0)), local);
     }
     score = noScore;
     token = 0u;
     for (var t = local; t < args.vocabSize; t += invocations) {
-      let logit = logits[first + t];
+      let logit = logitOf(row, t);
       if (orderedBits(logit) >= threshold) {
-        let perturbed = (logit - row.maximum) * row.inverseTemperature + gumbelRandom(seed, position, t);
+        let perturbed = (logit - scaled.maximum) * scaled.inverseTemperature + gumbelRandom(seed, position, t);
         if (perturbed > score) {
           score = perturbed;
           token = t;
@@ -216,13 +210,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     chosen = reduceBest(score, token, local);
   }
 
+  let result = workgroup.x * resultWords();
   if (local == 0u) {
-    var finished = select(sampled[sequence].y, 0u, plan[at + SAMPLING_FIRST] != 0u);
+    let flags = plan[at + SAMPLING_FLAGS];
+    let isLast = (flags & SAMPLING_LAST) != 0u;
+    var finished = 0u;
+    if (isLast && (flags & SAMPLING_FIRST) == 0u) {
+      finished = sampled[sequence].y;
+    }
     for (var i = 0u; i < plan[at + SAMPLING_NUM_STOPS]; i++) {
       if (plan[plan[at + SAMPLING_STOPS] + i] == chosen) {
         finished = 1u;
       }
     }
-    sampled[sequence] = vec2<u32>(chosen, finished);
+    results[result] = chosen;
+    results[result + 1u] = finished;
+    if (isLast) {
+      sampled[sequence] = vec2<u32>(chosen, finished);
+    }
   }
+  closeRow(row, chosen, result, local);
 }

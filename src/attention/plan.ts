@@ -53,20 +53,6 @@ export const noPartial = 0xffffffff;
 
 const indexOf = Object.fromEntries(header.map((name, index) => [name, index])) as Readonly<Record<HeaderField, number>>;
 
-/** Words of a row of logits to sample from, in order. */
-const sampling = [
-  'SAMPLING_SEQUENCE', // where in `sampled` the token goes
-  'SAMPLING_POSITION', // of the sampled token: with the seed, what makes it random
-  'SAMPLING_TEMPERATURE', // f32
-  'SAMPLING_TOP_K',
-  'SAMPLING_TOP_P', // f32
-  'SAMPLING_SEED',
-  'SAMPLING_FIRST', // 1: forget that an earlier owner of the sequence row was finished
-  'SAMPLING_STOPS', // where in the plan the stop tokens are
-  'SAMPLING_NUM_STOPS',
-] as const;
-export const samplingWords = sampling.length;
-
 /** Set in a token id: the id is not here but in `sampled`, at the row in the lower bits. */
 export const sampledToken = 0x80000000;
 
@@ -74,11 +60,9 @@ export const sampledToken = 0x80000000;
 export const planPrelude = [
   ...header.map((name, index) => `const ${name} = ${index}u;`),
   ...item.map((name, index) => `const ${name} = ${index}u;`),
-  ...sampling.map((name, index) => `const ${name} = ${index}u;`),
   `const ITEM_WORDS = ${itemWords}u;`,
   `const SPAN_WORDS = ${spanWords}u;`,
   `const MERGE_WORDS = ${mergeWords}u;`,
-  `const SAMPLING_WORDS = ${samplingWords}u;`,
   `const SAMPLED_TOKEN = ${sampledToken}u;`,
   `const NO_PARTIAL = ${noPartial}u;`,
 ].join('\n');

@@ -11,9 +11,10 @@ import { type ModelFiles, readJsonIfPresent } from './files.ts';
 import { type GenerationHost, RunningGeneration } from './generation.ts';
 import { type GenerationDefaults, parseGenerationConfig } from './generation-config.ts';
 import { modelKernels } from './kernels.ts';
-import { LlamaModel, type SamplingParameters } from './model.ts';
+import { LlamaModel } from './model.ts';
 import { ReadbackRing } from './readback.ts';
 import { openSafetensors } from './safetensors.ts';
+import { checkSampling, type SamplingParameters } from './sampling.ts';
 import { createTokenizer, type Tokenizer } from './tokenizer.ts';
 import type { GenerateOptions, Generation, LoadProgress } from './types.ts';
 import { loadWeights, type ModelWeights } from './weights.ts';
@@ -126,7 +127,7 @@ export class Engine {
           .then((opened) => warmUp(opened, options.manifest)),
         loadWeights(gpu, tensors, config, onBytes, signal).then(own),
       ]);
-      const ring = own(new ReadbackRing(gpu, maxRunAhead));
+      const ring = own(new ReadbackRing(gpu, maxRunAhead, logitRowsPerStep));
       const { tuning, onTuningProblem } = options;
       const modelOptions = { maxTokensPerStep, maxLogitRows: logitRowsPerStep, tuning, onTuningProblem };
       const onPipelines = (loaded: number, total: number) => onProgress?.({ phase: 'pipelines', loaded, total });
@@ -256,14 +257,8 @@ export class Engine {
   }
 
   #sampling(options: GenerateOptions): SamplingParameters {
-    const { temperature = this.defaults.temperature, topK = this.defaults.topK, topP = this.defaults.topP } = options;
-    if (!(temperature >= 0 && temperature < Number.POSITIVE_INFINITY))
-      throw new InvalidArgumentError('temperature', temperature, 'a number from 0 (greedy) up');
-    checkInteger('topK', topK, 0, 2 ** 31);
-    if (!(topP > 0 && topP <= 1)) throw new InvalidArgumentError('topP', topP, 'a number above 0, at most 1');
-    const seed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0];
-    checkInteger('seed', seed, 0, 2 ** 32 - 1);
-    return { temperature, topK, topP, seed, stopTokens: this.defaults.eosTokenIds ?? this.config.eosTokenIds };
+    const { temperature, topK, topP, eosTokenIds = this.config.eosTokenIds } = this.defaults;
+    return checkSampling(options, this.config.vocabSize, { temperature, topK, topP, eosTokenIds });
   }
 
   #checkTokens(ids: readonly number[]): void {
@@ -286,11 +281,11 @@ export class Engine {
           planning?.end();
           const encoder = this.#record();
           const submitting = this.#tracer?.begin('submit');
-          const read = sampling && this.#ring.record(encoder, this.#model.sampled, sequence.tableRow);
+          const read = sampling && this.#ring.record(encoder, this.#model.results);
           this.#cache.submit([encoder.finish()]);
           submitting?.end();
           const reading = this.#tracer?.begin('read');
-          const sampled = read?.();
+          const sampled = read?.().then(([row]) => row);
           reading?.end();
           this.#tracer?.submitted();
           return sampled;

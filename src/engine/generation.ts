@@ -1,7 +1,7 @@
 import type { KvCache, Sequence } from '../attention/kv-cache.ts';
 import type { OpenSpan } from '../launch/trace.ts';
-import type { SamplingParameters } from './model.ts';
 import type { SampledToken } from './readback.ts';
+import type { SamplingParameters } from './sampling.ts';
 import type { TextStream } from './tokenizer.ts';
 import type { Generation, GenerationChunk, GenerationResult, GenerationStats } from './types.ts';
 

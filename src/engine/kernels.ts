@@ -1,8 +1,10 @@
 /** Declarations of the model's kernels; the WGSL files say what each computes. */
 import stateSource from '../../shaders/attention/state.wgsl' with { type: 'text' };
+import adjustedSource from '../../shaders/model/adjusted.wgsl' with { type: 'text' };
 import directSource from '../../shaders/model/direct.wgsl' with { type: 'text' };
 import embedSource from '../../shaders/model/embed.wgsl' with { type: 'text' };
 import linearSource from '../../shaders/model/linear.wgsl' with { type: 'text' };
+import logitsSource from '../../shaders/model/logits.wgsl' with { type: 'text' };
 import matmulSource from '../../shaders/model/matmul.wgsl' with { type: 'text' };
 import matvecSource from '../../shaders/model/matvec.wgsl' with { type: 'text' };
 import sampleSource from '../../shaders/model/sample.wgsl' with { type: 'text' };
@@ -11,6 +13,7 @@ import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
 import { planPrelude } from '../attention/plan.ts';
 import { type AnyKernel, defineKernel, frozen, gridCount, key, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
 import type { WeightDtype } from './safetensors.ts';
+import { samplingPrelude } from './sampling-plan.ts';
 import { type MatrixTile, matrixMemory, type VectorTile, vectorMemory } from './tiles.ts';
 
 /** The WGSL constants of shaders/model/weights.wgsl. */
@@ -133,23 +136,59 @@ export const directKernel = defineKernel({
   },
 });
 
-/** Invocations of a workgroup that samples; see `decodeKeyTile` for adapters that compute on the CPU. */
-export const sampleInvocations = ({ software }: { readonly software: boolean }): number => (software ? 16 : 256);
+/**
+ * Invocations of a workgroup that samples; see `decodeKeyTile` for adapters that compute on the CPU. One of them, lavapipe, ends loops after 65,536
+ * rounds of an invocation, so that large vocabularies need more: sampling goes over a row up to 16 times.
+ */
+export function sampleInvocations({ software }: { readonly software: boolean }, vocabSize: number): number {
+  if (!software) return 256;
+  let invocations = 16;
+  while (invocations < 256 && 20 * vocabSize > 65536 * invocations) invocations *= 2;
+  return invocations;
+}
 
+const samplePrelude = ({ invocations }: { readonly invocations: number | string }) =>
+  [planPrelude, samplingPrelude, `const invocations = ${invocations}u;`].join('\n');
+
+const sampleArguments = {
+  invocations: frozen('text'),
+  logits: readBuffer,
+  plan: readBuffer,
+  sampled: writeBuffer,
+  results: writeBuffer,
+} as const;
+
+/** For steps in which no row has an extension. */
 export const sampleKernel = defineKernel({
   name: 'sample',
-  source: [stateSource, sampleSource],
-  prelude: ({ invocations }) => `${planPrelude}\nconst invocations = ${invocations}u;`,
+  source: [stateSource, logitsSource, sampleSource],
+  prelude: samplePrelude,
+  arguments: { ...sampleArguments, vocabSize: perCall('u32'), numRows: gridCount },
+  workgroups: { x: ({ numRows }) => numRows },
+});
+
+/** The same for steps in which a row has. */
+export const sampleAdjustedKernel = defineKernel({
+  name: 'sample, adjusted',
+  source: [stateSource, adjustedSource, sampleSource],
+  prelude: samplePrelude,
   arguments: {
-    invocations: frozen('text'),
-    logits: readBuffer,
-    plan: readBuffer,
-    sampled: writeBuffer,
+    ...sampleArguments,
+    extensions: readBuffer,
+    counts: writeBuffer,
     vocabSize: perCall('u32'),
+    resultWords: perCall('u32'),
     numRows: gridCount,
   },
   workgroups: { x: ({ numRows }) => numRows },
 });
 
 /** All of the above, as a warm-up asks for them. */
-export const modelKernels: readonly AnyKernel[] = [embedKernel, matvecKernel, matmulKernel, directKernel, sampleKernel];
+export const modelKernels: readonly AnyKernel[] = [
+  embedKernel,
+  matvecKernel,
+  matmulKernel,
+  directKernel,
+  sampleKernel,
+  sampleAdjustedKernel,
+];

@@ -1,39 +1,34 @@
 import { PagedAttention } from '../attention/attention.ts';
 import type { KvCache } from '../attention/kv-cache.ts';
 import type { BatchEntry, LayerAttention } from '../attention/options.ts';
-import { sampledToken, samplingWords } from '../attention/plan.ts';
-import { CapacityExceededError, LimitExceededError } from '../errors.ts';
+import { sampledToken } from '../attention/plan.ts';
+import { CapacityExceededError, InvalidArgumentError, LimitExceededError } from '../errors.ts';
 import type { LaunchCache } from '../launch/cache.ts';
 import type { ArgumentsOf } from '../launch/kernel.ts';
 import type { LaunchSite } from '../launch/site.ts';
 import type { ModelConfig } from './config.ts';
-import { embedKernel, sampleInvocations, sampleKernel, weightDtypeCodes } from './kernels.ts';
+import { embedKernel, weightDtypeCodes } from './kernels.ts';
 import { type Linear, type LinearArguments, prepareLinear } from './linear.ts';
+import type { StepResults } from './readback.ts';
 import { rotaryTable } from './rotary.ts';
+import { Sampler, type StartingSequence, type TokenHistory } from './sampler.ts';
+import { type SamplingParameters, usesPenalties } from './sampling.ts';
+import { type SampledRow, samplingPlanWords } from './sampling-plan.ts';
 import type { Matrix, ModelWeights } from './weights.ts';
-
-/** How to choose the next token of a sequence. */
-export interface SamplingParameters {
-  /** 0 = greedy. */
-  readonly temperature: number;
-  /** 0 = all. */
-  readonly topK: number;
-  /** 1 = all. */
-  readonly topP: number;
-  /** u32. */
-  readonly seed: number;
-  /** Tokens that end the sequence. */
-  readonly stopTokens: readonly number[];
-}
 
 /** One sequence's part in a step. Its slots are reserved already (`KvCache.extend`). */
 export interface StepEntry extends BatchEntry {
   /** The new tokens' ids; undefined: the one token that the last step sampled, which never left the GPU. */
   readonly tokens?: readonly number[];
-  /** Sample the token after the last one. Needs no logits row otherwise. */
-  readonly sample?: SamplingParameters;
-  /** True in a sequence's first sampling. */
+  /**
+   * Sample the token after the last one; of a list with m parameters, the tokens after each of the last m (to verify a draft: the next step goes on
+   * from the last of them, unless it passes tokens). Left out: needs no row of logits.
+   */
+  readonly sample?: SamplingParameters | readonly SamplingParameters[];
+  /** True in the first sampling of a sequence on its row, also when it starts again after a preemption. */
   readonly first?: boolean;
+  /** All tokens before the one to sample. Needed with penalties when `first`; given at another time, it replaces what was counted. */
+  readonly history?: TokenHistory;
 }
 
 export interface ModelOptions {
@@ -41,6 +36,10 @@ export interface ModelOptions {
   readonly maxTokensPerStep: number;
   /** Most rows of logits of one step; at least the cache's `maxSequences`. */
   readonly maxLogitRows: number;
+  /** Most likeliest tokens that a row can ask for, up to 20; default 0. Rows that ask for none read none back. */
+  readonly maxLogprobs?: number;
+  /** Room for repetition, presence and frequency penalties: 2 bytes for each token of the vocabulary and sequence (128k tokens, 64 sequences: 16 MB). Default true. */
+  readonly penalties?: boolean;
   /** As those of `PagedAttentionOptions`. */
   readonly tuning?: unknown;
   readonly onTuningProblem?: (problem: string) => void;
@@ -62,8 +61,6 @@ interface Layer {
  * keys are split), logits and sampling. Owns its activations and tables; not the weights, the KV cache or the launch cache.
  */
 export class LlamaModel {
-  /** Per sequence row: u32 token, u32 finished. */
-  readonly sampled: GPUBuffer;
   /** f32 [maxLogitRows][vocabSize], of the last step's logit rows. */
   readonly logits: GPUBuffer;
   readonly #cache: LaunchCache;
@@ -75,11 +72,9 @@ export class LlamaModel {
   #embedArguments!: ArgumentsOf<typeof embedKernel.arguments>;
   #layers: readonly Layer[] = [];
   #head!: Linear;
-  #sample!: LaunchSite<typeof sampleKernel.arguments>;
-  #sampleArguments!: ArgumentsOf<typeof sampleKernel.arguments>;
+  readonly #sampler: Sampler;
   #numTokens = 0;
   #numLogitRows = 0;
-  #numSampled = 0;
 
   /** Compiles what the model needs, in parallel. @param onPipelines progress, in launch sites. */
   static async create(
@@ -105,23 +100,40 @@ export class LlamaModel {
     this.#config = config;
     this.#options = options;
     const { maxTokensPerStep, maxLogitRows, tuning, onTuningProblem } = options;
-    const extraPlanWords = maxTokensPerStep + maxLogitRows * (1 + samplingWords) + maxStopWords;
+    const extraPlanWords = maxTokensPerStep + maxLogitRows + samplingPlanWords(maxLogitRows);
     this.#attention = new PagedAttention(cache, kv, {
       ...{ numHeads: config.numHeads, maxTokensPerStep, extraPlanWords },
       ...{ tuning, onTuningProblem },
     });
-    const { COPY_SRC, COPY_DST } = GPUBufferUsage;
-    this.logits = this.#buffer('logits', maxLogitRows * config.vocabSize, COPY_SRC);
-    this.sampled = this.#buffer('sampled', kv.options.maxSequences * 2, COPY_SRC | COPY_DST);
+    const { vocabSize } = config;
+    this.logits = this.#buffer('logits', maxLogitRows * vocabSize, GPUBufferUsage.COPY_SRC);
+    this.#sampler = new Sampler(cache, this.logits, this.#attention.planBuffer, {
+      ...{ maxSequences: kv.options.maxSequences, maxRows: maxLogitRows, vocabSize },
+      ...{ maxLogprobs: options.maxLogprobs ?? 0, penalties: options.penalties ?? true },
+    });
+  }
+
+  /** Per sequence row: u32 token, u32 finished. */
+  get sampled(): GPUBuffer {
+    return this.#sampler.sampled;
+  }
+
+  /** What the planned step samples, to read back: a row for each parameters of each entry, in the order of the entries. */
+  get results(): StepResults {
+    return this.#sampler.results;
   }
 
   /**
-   * Packs a step and sends its plan: one queue write.
+   * Packs a step and sends its plan: one queue write; one more where a row asks for what the plain kernel does not know (min-p, bias, mask, banned
+   * stop tokens, penalties, log-probabilities), and one for each `history`.
    * @param logitTokens rows of the packed tokens whose logits are wanted beside those that are sampled from.
-   * @throws {CapacityExceededError} for too many tokens or logit rows; nothing changed then.
+   * @throws {CapacityExceededError} for too many tokens, logit rows or likeliest tokens; nothing changed then.
+   * @throws {InvalidArgumentError} for sampling that cannot be done, see `Sampler.check`; nothing changed then.
    */
   plan(entries: readonly StepEntry[], logitTokens: readonly number[] = []): void {
-    const sampling = entries.filter((entry) => entry.sample);
+    const sampling: SampledRow[] = [];
+    const starting: StartingSequence[] = [];
+    for (const entry of entries) this.#sample(entry, sampling, starting);
     const numLogitRows = sampling.length + logitTokens.length;
     if (numLogitRows > this.#options.maxLogitRows) {
       throw new CapacityExceededError('rows of logits in one step', numLogitRows, this.#options.maxLogitRows, 'maxLogitRows');
@@ -130,30 +142,19 @@ export class LlamaModel {
     const { writer } = this.#attention;
     this.#numTokens = writer.read('NUM_TOKENS');
     this.#numLogitRows = numLogitRows;
-    this.#numSampled = sampling.length;
 
     const tokenIds = writer.section('TOKEN_IDS', this.#numTokens).u32;
     const logitRows = writer.section('LOGIT_ROWS', numLogitRows).u32;
     writer.count('NUM_LOGIT_ROWS', numLogitRows);
-    const words = writer.section('SAMPLING', sampling.length * samplingWords);
     let token = 0;
     let row = 0;
-    for (const { sequence, queryLen, tokens, sample, first } of entries) {
+    for (const { sequence, queryLen, tokens, sample } of entries) {
       for (let i = 0; i < queryLen; i++) tokenIds[token + i] = tokens ? tokens[i] : sampledToken | sequence.tableRow;
       token += queryLen;
-      if (!sample) continue;
-      logitRows[row] = token - 1;
-      const at = row++ * samplingWords;
-      const stops = writer.section('STOP_TOKENS', sample.stopTokens.length).u32;
-      stops.set(sample.stopTokens);
-      words.u32.set(
-        [sequence.tableRow, sequence.length, 0, sample.topK, 0, sample.seed, first ? 1 : 0, writer.read('STOP_TOKENS'), stops.length],
-        at,
-      );
-      words.f32[at + 2] = sample.temperature;
-      words.f32[at + 4] = sample.topP;
+      for (let before = listOf(sample).length; before > 0; before--) logitRows[row++] = token - before;
     }
     logitRows.set(logitTokens, row);
+    this.#sampler.pack(writer, sampling, starting);
     this.#attention.write();
   }
 
@@ -172,13 +173,31 @@ export class LlamaModel {
       layer.down.record(pass, numTokens);
     }
     this.#head.record(pass, this.#numLogitRows);
-    this.#sampleArguments.numRows = this.#numSampled;
-    this.#sample.record(pass, this.#sampleArguments);
+    this.#sampler.record(pass);
   }
 
   destroy(): void {
     for (const buffer of this.#buffers) buffer.destroy();
+    this.#sampler.destroy();
     this.#attention.destroy();
+  }
+
+  /** Checks what an entry samples, and adds its rows. */
+  #sample({ sequence, queryLen, sample, first = false, history }: StepEntry, rows: SampledRow[], starting: StartingSequence[]): void {
+    const list = listOf(sample);
+    if (list.length > queryLen)
+      throw new InvalidArgumentError('sample', `${list.length} parameters`, `at most one for each of the ${queryLen} new tokens`);
+    list.forEach((parameters, i) => {
+      this.#sampler.check(parameters);
+      const counts = usesPenalties(parameters);
+      if (counts && list.length > 1)
+        throw new InvalidArgumentError('sample', 'several parameters with penalties', 'one: penalties need the tokens before');
+      if (counts && first && !history)
+        throw new InvalidArgumentError('history', undefined, 'the tokens so far, where a sequence with penalties starts');
+      const position = sequence.length - list.length + 1 + i;
+      rows.push({ tableRow: sequence.tableRow, position, parameters, first, last: i === list.length - 1 });
+    });
+    if (history && list.some(usesPenalties)) starting.push({ tableRow: sequence.tableRow, history });
   }
 
   #buffer(label: string, values: number, usage = 0): GPUBuffer {
@@ -193,7 +212,7 @@ export class LlamaModel {
   }
 
   async #prepare(kv: KvCache, weights: ModelWeights, onPipelines?: (done: number, total: number) => void): Promise<void> {
-    const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim, vocabSize } = this.#config;
+    const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim } = this.#config;
     const { maxTokensPerStep, maxLogitRows } = this.#options;
     const querySize = numHeads * headDim;
     const qkvSize = querySize + 2 * numKvHeads * headDim;
@@ -294,17 +313,20 @@ export class LlamaModel {
       hiddenSize,
       numTokens: 0,
     };
-    const invocations = sampleInvocations(this.#cache.gpu.adapter);
-    this.#sampleArguments = { invocations, logits: this.logits, plan, sampled: this.sampled, vocabSize, numRows: 0 };
-    [this.#layers, this.#head, this.#embed, this.#sample] = await Promise.all([
+    [this.#layers, this.#head, this.#embed] = await Promise.all([
       Promise.all(layers),
       head,
       counted(this.#cache.prepare(embedKernel, this.#embedArguments)),
-      counted(this.#cache.prepare(sampleKernel, this.#sampleArguments)),
+      counted(this.#sampler.prepare()),
       counted(this.#attention.prepare()),
     ]);
   }
 }
 
-/** Words of the plan kept for stop tokens. */
-const maxStopWords = 1024;
+function listOf(sample: StepEntry['sample']): readonly SamplingParameters[] {
+  return sample === undefined ? [] : isList(sample) ? sample : [sample];
+}
+
+function isList(sample: SamplingParameters | readonly SamplingParameters[]): sample is readonly SamplingParameters[] {
+  return Array.isArray(sample);
+}

@@ -1,46 +1,83 @@
 import type { Gpu } from '../gpu.ts';
+import { plainResultWords, resultWordsFor } from './sampling-plan.ts';
 
-/** What a step sampled for one sequence. */
-export interface SampledToken {
+/** A token and the natural logarithm of its probability. */
+export interface LikelyToken {
   readonly token: number;
-  /** A stop token has come, now or before. */
-  readonly finished: boolean;
+  readonly logprob: number;
 }
 
-const bytesPerSequence = 8;
+/** What a step sampled for one row of logits. */
+export interface SampledToken {
+  readonly token: number;
+  /** This is a stop token; in the last row of its sequence also: one has come before. */
+  readonly finished: boolean;
+  /** Of the model's distribution; where the row asked for it. */
+  readonly logprob?: number;
+  /** The likeliest tokens, as many as the row asked for, the likeliest first. */
+  readonly top?: readonly LikelyToken[];
+}
+
+/** Where the results of a step will be. */
+export interface StepResults {
+  readonly buffer: GPUBuffer;
+  /** Of a row. */
+  readonly words: number;
+  /** For each row what `SamplingParameters.logprobs` was. */
+  readonly logprobs: readonly (number | undefined)[];
+}
 
 /**
- * A ring of staging buffers, made once, through which sampled tokens come back. Several can be on their way at once: waits overlap,
- * which is what running ahead lives on.
+ * A ring of staging buffers, made once, through which the results of steps come back: one copy a step, whatever the number of rows. Several can be
+ * on their way at once: waits overlap, which is what running ahead lives on.
  */
 export class ReadbackRing {
   readonly #idle: GPUBuffer[];
   readonly #all: readonly GPUBuffer[];
 
-  /** @param depth readbacks that can be on their way at once. */
-  constructor(gpu: Gpu, depth: number) {
+  /**
+   * @param depth readbacks that can be on their way at once.
+   * @param maxRows rows of a step. @param maxLogprobs likeliest tokens of a row; both as those of the model.
+   */
+  constructor(gpu: Gpu, depth: number, maxRows: number, maxLogprobs = 0) {
     const usage = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST;
-    this.#all = Array.from({ length: depth }, () => gpu.device.createBuffer({ label: 'readback', size: bytesPerSequence, usage }));
+    const size = maxRows * resultWordsFor(maxLogprobs) * 4;
+    this.#all = Array.from({ length: depth }, () => gpu.device.createBuffer({ label: 'readback', size, usage }));
     this.#idle = [...this.#all];
   }
 
   /**
-   * Records the copy of one sequence's row of `sampled`. Call the returned function after the submit; it resolves once the GPU is done.
+   * Records the copy of a step's results (`LlamaModel.results`). Call the returned function after the submit; it resolves once the GPU is done, to
+   * the rows in the order of the plan. A step without rows resolves at once.
+   *
+   * @throws {RangeError} when all staging buffers are on their way.
    */
-  record(encoder: GPUCommandEncoder, sampled: GPUBuffer, row: number): () => Promise<SampledToken> {
-    const buffer = this.#idle.pop();
-    if (!buffer) throw new RangeError('More readbacks in flight than the ring holds.');
-    encoder.copyBufferToBuffer(sampled, row * bytesPerSequence, buffer, 0, bytesPerSequence);
+  record(encoder: GPUCommandEncoder, { buffer, words, logprobs }: StepResults): () => Promise<readonly SampledToken[]> {
+    if (logprobs.length === 0) return async () => [];
+    const staging = this.#idle.pop();
+    if (!staging) throw new RangeError('More readbacks in flight than the ring holds.');
+    const size = logprobs.length * words * 4;
+    encoder.copyBufferToBuffer(buffer, 0, staging, 0, size);
     return async () => {
-      await buffer.mapAsync(GPUMapMode.READ);
-      const [token, finished] = new Uint32Array(buffer.getMappedRange());
-      buffer.unmap();
-      this.#idle.push(buffer);
-      return { token, finished: finished !== 0 };
+      await staging.mapAsync(GPUMapMode.READ, 0, size);
+      const mapped = staging.getMappedRange(0, size);
+      const [u32, f32] = [new Uint32Array(mapped), new Float32Array(mapped)];
+      const rows = logprobs.map((asked, row) => readRow(u32, f32, row * words, asked));
+      staging.unmap();
+      this.#idle.push(staging);
+      return rows;
     };
   }
 
   destroy(): void {
     for (const buffer of this.#all) buffer.destroy();
   }
+}
+
+function readRow(u32: Uint32Array, f32: Float32Array, at: number, asked: number | undefined): SampledToken {
+  const sampled = { token: u32[at], finished: u32[at + 1] !== 0 };
+  if (asked === undefined) return sampled;
+  const first = at + plainResultWords + 1;
+  const top = Array.from({ length: asked }, (_, i) => ({ token: u32[first + 2 * i], logprob: f32[first + 2 * i + 1] }));
+  return { ...sampled, logprob: f32[at + plainResultWords], top };
 }

@@ -20,6 +20,7 @@ export const specFiles: SpecFiles = {
   append: () => import('./append.spec.ts'),
   'attention-features': () => import('./attention-features.spec.ts'),
   sample: () => import('./sample.spec.ts'),
+  'sample-adjusted': () => import('./sample-adjusted.spec.ts'),
   attention: () => import('./attention.spec.ts'),
   'attention-grid': () => import('./attention-grid.spec.ts'),
   'attention-adversarial': () => import('./attention-adversarial.spec.ts'),
