@@ -106,11 +106,17 @@ export class LlamaModel {
       ...{ tuning, onTuningProblem },
     });
     const { vocabSize } = config;
-    this.logits = this.#buffer('logits', maxLogitRows * vocabSize, GPUBufferUsage.COPY_SRC);
-    this.#sampler = new Sampler(cache, this.logits, this.#attention.planBuffer, {
-      ...{ maxSequences: kv.options.maxSequences, maxRows: maxLogitRows, vocabSize },
-      ...{ maxLogprobs: options.maxLogprobs ?? 0, penalties: options.penalties ?? true },
-    });
+    try {
+      this.logits = this.#buffer('logits', maxLogitRows * vocabSize, GPUBufferUsage.COPY_SRC);
+      this.#sampler = new Sampler(cache, this.logits, this.#attention.planBuffer, {
+        ...{ maxSequences: kv.options.maxSequences, maxRows: maxLogitRows, vocabSize },
+        ...{ maxLogprobs: options.maxLogprobs ?? 0, penalties: options.penalties ?? true },
+      });
+    } catch (error) {
+      for (const buffer of this.#buffers) buffer.destroy();
+      this.#attention.destroy();
+      throw error;
+    }
   }
 
   /** Per sequence row: u32 token, u32 finished. */
@@ -205,7 +211,13 @@ export class LlamaModel {
     const { limits, device } = this.#cache.gpu;
     const granted = limits.maxStorageBufferBindingSize;
     if (size > granted)
-      throw new LimitExceededError(`Buffer "${label}"`, 'maxStorageBufferBindingSize', size, granted, 'Lower maxTokensPerStep.');
+      throw new LimitExceededError(
+        `Buffer "${label}"`,
+        'maxStorageBufferBindingSize',
+        size,
+        granted,
+        'Lower maxTokensPerStep or maxLogitRows.',
+      );
     const buffer = device.createBuffer({ label, size, usage: GPUBufferUsage.STORAGE | usage });
     this.#buffers.push(buffer);
     return buffer;

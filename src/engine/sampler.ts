@@ -6,7 +6,15 @@ import type { LaunchSite } from '../launch/site.ts';
 import { sampleAdjustedKernel, sampleInvocations, sampleKernel } from './kernels.ts';
 import type { StepResults } from './readback.ts';
 import { maxStopTokens, type SamplingParameters, usesPenalties } from './sampling.ts';
-import { allowsOnly, Extensions, maskWords, packSampling, resultWordsFor, type SampledRow } from './sampling-plan.ts';
+import {
+  allowsOnly,
+  Extensions,
+  maskWords,
+  packSampling,
+  resultWordsFor,
+  type SampledRow,
+  samplingExtensionWords,
+} from './sampling-plan.ts';
 
 /** The tokens of a sequence before the one to sample, those of the step itself among them. */
 export interface TokenHistory {
@@ -59,19 +67,23 @@ export class Sampler {
 
   /**
    * @param logits f32 [maxRows][vocabSize]. @param plan the step's plan.
-   * @throws {LimitExceededError} when the device is too small for the counts.
+   * @throws {LimitExceededError} when the device is too small; nothing was made then.
    */
   constructor(cache: LaunchCache, logits: GPUBuffer, plan: GPUBuffer, options: SamplerOptions) {
     const { maxSequences, maxRows, vocabSize, maxLogprobs, penalties } = options;
     this.#cache = cache;
     this.#options = options;
+    this.#tally = new Uint16Array(penalties ? 2 * Math.ceil(vocabSize / 2) : 0);
+    const countWords = Math.max(4, (maxSequences * this.#tally.length) / 2);
+    const extensionWords = samplingExtensionWords(maxRows, vocabSize);
+    this.#checkSize('token counts', countWords, 'Lower maxSequences, or open the model with `penalties: false`.');
+    this.#checkSize('sampling extensions', extensionWords, 'Lower maxLogitRows.');
     const { COPY_SRC, COPY_DST } = GPUBufferUsage;
     this.sampled = this.#buffer('sampled', maxSequences * 2, COPY_SRC | COPY_DST);
     this.#results = this.#buffer('results', maxRows * resultWordsFor(maxLogprobs), COPY_SRC);
-    this.#tally = new Uint16Array(penalties ? 2 * Math.ceil(vocabSize / 2) : 0);
-    this.#counts = this.#buffer('token counts', Math.max(4, (maxSequences * this.#tally.length) / 2), COPY_DST);
-    this.#extensions = new Extensions(maxRows, vocabSize);
-    this.#extensionBuffer = this.#buffer('sampling extensions', this.#extensions.u32.length, COPY_DST);
+    this.#counts = this.#buffer('token counts', countWords, COPY_DST);
+    this.#extensions = new Extensions(extensionWords);
+    this.#extensionBuffer = this.#buffer('sampling extensions', extensionWords, COPY_DST);
     const { sampled } = this;
     const invocations = sampleInvocations(cache.gpu.adapter, vocabSize);
     this.#plainArguments = { invocations, logits, plan, sampled, results: this.#results, vocabSize, numRows: 0 };
@@ -141,15 +153,13 @@ export class Sampler {
     for (const buffer of this.#buffers) buffer.destroy();
   }
 
+  #checkSize(label: string, words: number, remedy: string): void {
+    const granted = this.#cache.gpu.limits.maxStorageBufferBindingSize;
+    if (4 * words > granted) throw new LimitExceededError(`Buffer "${label}"`, 'maxStorageBufferBindingSize', 4 * words, granted, remedy);
+  }
+
   #buffer(label: string, words: number, usage: number): GPUBuffer {
-    const size = words * 4;
-    const { limits, device } = this.#cache.gpu;
-    const granted = limits.maxStorageBufferBindingSize;
-    if (size > granted) {
-      const remedy = 'Lower maxSequences or maxLogitRows, or do without penalties.';
-      throw new LimitExceededError(`Buffer "${label}"`, 'maxStorageBufferBindingSize', size, granted, remedy);
-    }
-    const buffer = device.createBuffer({ label, size, usage: GPUBufferUsage.STORAGE | usage });
+    const buffer = this.#cache.gpu.device.createBuffer({ label, size: 4 * words, usage: GPUBufferUsage.STORAGE | usage });
     this.#buffers.push(buffer);
     return buffer;
   }

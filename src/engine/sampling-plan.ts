@@ -94,8 +94,9 @@ export class Extensions {
   readonly f32: Float32Array<ArrayBuffer>;
   length = 0;
 
-  constructor(maxRows: number, vocabSize: number) {
-    this.u32 = new Uint32Array(samplingExtensionWords(maxRows, vocabSize));
+  /** @param capacity words, see `samplingExtensionWords`. */
+  constructor(capacity: number) {
+    this.u32 = new Uint32Array(capacity);
     this.f32 = new Float32Array(this.u32.buffer);
   }
 

@@ -3,7 +3,7 @@ import { PlanWriter } from '../../src/attention/plan.ts';
 import { sampleAdjustedKernel, sampleInvocations, sampleKernel } from '../../src/engine/kernels.ts';
 import { ReadbackRing, type SampledToken } from '../../src/engine/readback.ts';
 import type { SamplingParameters } from '../../src/engine/sampling.ts';
-import { Extensions, packSampling, samplingPlanWords } from '../../src/engine/sampling-plan.ts';
+import { Extensions, packSampling, samplingExtensionWords, samplingPlanWords } from '../../src/engine/sampling-plan.ts';
 import { LaunchCache } from '../../src/index.ts';
 import { readBuffer, type SpecContext, uploadBuffer } from '../harness/harness.ts';
 import { submit } from './tiny.ts';
@@ -111,7 +111,7 @@ function planOf(rows: readonly SampleRow[], vocabSize: number) {
   const writer = new PlanWriter(64 + samplingPlanWords(rows.length));
   writer.begin();
   writer.section('POSITIONS', 2).u32.fill(0xffffffff);
-  const extensions = new Extensions(rows.length, vocabSize);
+  const extensions = new Extensions(samplingExtensionWords(rows.length, vocabSize));
   const sampled = rows.map((row, i) => {
     const { position = 0, sequence = i, first = false, last = true } = row;
     return { tableRow: sequence, position, first, last, parameters: parametersOf(row) };

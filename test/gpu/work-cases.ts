@@ -4,6 +4,7 @@ import { readJson } from '../../src/engine/files.ts';
 import type { ModelFiles } from '../../src/engine/index.ts';
 import { LlamaModel } from '../../src/engine/model.ts';
 import { openSafetensors } from '../../src/engine/safetensors.ts';
+import type { SamplingParameters } from '../../src/engine/sampling.ts';
 import { loadWeights } from '../../src/engine/weights.ts';
 import {
   type AdapterDescription,
@@ -21,8 +22,16 @@ export type Lengths = readonly (readonly [queryLen: number, seqLen: number])[];
 
 export const all = (count: number, queryLen: number, seqLen: number): Lengths => Array.from({ length: count }, () => [queryLen, seqLen]);
 
+export interface ShippedStep {
+  readonly name: string;
+  readonly lengths: Lengths;
+  /** What the first sequence asks of sampling; the others are greedy. */
+  readonly sample?: Partial<SamplingParameters>;
+  readonly work: Work;
+}
+
 /** Steps of the shipped model, KV in f32, on a device with WebGPU's default limits. */
-export const shippedSteps: readonly { readonly name: string; readonly lengths: Lengths; readonly work: Work }[] = [
+export const shippedSteps: readonly ShippedStep[] = [
   {
     name: 'decode, batch 1',
     lengths: all(1, 1, 100),
@@ -67,6 +76,22 @@ export const shippedSteps: readonly { readonly name: string; readonly lengths: L
         append: { grids: { '2 1 1': 6 }, bound: 31_684_896 },
         decode: { grids: { '8 2 1': 6 }, bound: 31_851_288 },
         sample: { grids: { '8 1 1': 1 }, bound: 152_768 },
+      },
+    },
+  },
+  {
+    name: 'decode, batch 8, one row with a penalty, a bias and a log-probability',
+    lengths: all(8, 1, 100),
+    sample: { frequencyPenalty: 1, logitBias: [[5, 1]], logprobs: 0 },
+    work: {
+      writes: 2,
+      bytesWritten: 940,
+      kernels: {
+        embed: { grids: { '1 8 1': 1 }, bound: 2_806_880 },
+        matvec: { grids: { '1 192 1': 6, '1 80 1': 12, '1 384 1': 6, '1 512 1': 1 }, bound: 30_217_024 },
+        append: { grids: { '2 1 1': 6 }, bound: 31_684_896 },
+        decode: { grids: { '8 2 1': 6 }, bound: 31_851_288 },
+        'sample, adjusted': { grids: { '8 1 1': 1 }, bound: 296_344 },
       },
     },
   },
@@ -126,7 +151,7 @@ export class ShippedWork {
     this.#destroy = destroy;
   }
 
-  step(lengths: Lengths, openPass: OpenPass): Work {
+  step({ lengths, sample: first = {} }: Pick<ShippedStep, 'lengths' | 'sample'>, openPass: OpenPass): Work {
     const sample = { temperature: 0, topK: 0, topP: 1, seed: 0, stopTokens: [0] };
     const sequences = lengths.map(() => this.#kv.open());
     lengths.forEach(([queryLen, seqLen], i) => void this.#kv.extend(sequences[i], seqLen - queryLen));
@@ -136,7 +161,7 @@ export class ShippedWork {
     lengths.forEach(([queryLen], i) => void this.#kv.extend(sequences[i], queryLen));
     this.#model.plan(
       lengths.map(([queryLen], i) => ({
-        ...{ sequence: sequences[i], queryLen, sample, first: queryLen > 1 },
+        ...{ sequence: sequences[i], queryLen, sample: i === 0 ? { ...sample, ...first } : sample, first: queryLen > 1 },
         tokens: queryLen > 1 ? Array<number>(queryLen).fill(5) : undefined,
       })),
     );

@@ -11,13 +11,13 @@ spec(
     const files = filesFrom('demo/model', (name) => t.readFile(`demo/model/${name}`).catch(() => undefined));
     const shipped = await ShippedWork.open(gpu, files);
     t.defer(() => shipped.destroy());
-    for (const { name, lengths, work } of shippedSteps) {
+    for (const one of shippedSteps) {
       const encoder = gpu.device.createCommandEncoder();
       const pass = encoder.beginComputePass();
       expectWork(
-        name,
-        shipped.step(lengths, () => pass),
-        work,
+        one.name,
+        shipped.step(one, () => pass),
+        one.work,
       );
       pass.end();
       encoder.finish();
