@@ -10,6 +10,7 @@ import {
   allowsOnly,
   Extensions,
   maskWords,
+  maxExtensionWords,
   packSampling,
   resultWordsFor,
   type SampledRow,
@@ -67,7 +68,7 @@ export class Sampler {
 
   /**
    * @param logits f32 [maxRows][vocabSize]. @param plan the step's plan.
-   * @throws {LimitExceededError} when the device is too small; nothing was made then.
+   * @throws {LimitExceededError} when the device is too small, @throws {InvalidArgumentError} for some thousand rows; nothing was made then.
    */
   constructor(cache: LaunchCache, logits: GPUBuffer, plan: GPUBuffer, options: SamplerOptions) {
     const { maxSequences, maxRows, vocabSize, maxLogprobs, penalties } = options;
@@ -76,6 +77,8 @@ export class Sampler {
     this.#tally = new Uint16Array(penalties ? 2 * Math.ceil(vocabSize / 2) : 0);
     const countWords = Math.max(4, (maxSequences * this.#tally.length) / 2);
     const extensionWords = samplingExtensionWords(maxRows, vocabSize);
+    if (extensionWords > maxExtensionWords)
+      throw new InvalidArgumentError('maxLogitRows', maxRows, `fewer, for a vocabulary of ${vocabSize} tokens`);
     this.#checkSize('token counts', countWords, 'Lower maxSequences, or open the model with `penalties: false`.');
     this.#checkSize('sampling extensions', extensionWords, 'Lower maxLogitRows.');
     const { COPY_SRC, COPY_DST } = GPUBufferUsage;

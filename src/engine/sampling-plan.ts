@@ -28,6 +28,8 @@ const flags = {
   SAMPLING_MIN_P: 32,
 } as const;
 const extensionShift = 8;
+/** Words of extensions that the flags can point into. */
+export const maxExtensionWords = 2 ** (32 - extensionShift);
 
 /** The bias of a token that may not be chosen; `noScore` of shaders/attention/state.wgsl. */
 const banned = Math.fround(-3e38);
@@ -112,7 +114,7 @@ export class Extensions {
     const biases = biasesOf(parameters, vocabSize);
     const at = this.length;
     const minimum = minP > 0 && temperature > 0;
-    this.f32.set([minimum ? Math.log(minP) * temperature : 0, repetitionPenalty, presencePenalty, frequencyPenalty], at);
+    this.f32.set([minimum ? Math.max(-1e30, Math.log(minP) * temperature) : 0, repetitionPenalty, presencePenalty, frequencyPenalty], at);
     this.u32.set([Math.min(logprobs ?? 0, vocabSize), biases.length], at + 4);
     let end = at + extensionWords;
     for (const [token, bias] of biases) {
@@ -180,7 +182,7 @@ export function packSampling(
     }
     const at = row * samplingWords;
     words.u32.set([tableRow, position, 0, topK, 0, seed, set, writer.read('STOP_TOKENS'), stopTokens.length], at);
-    words.f32[at + 2] = temperature;
+    words.f32[at + 2] = Math.min(temperature, 1e30); // finite in 32 bits
     words.f32[at + 4] = topP;
   });
   return { resultWords: logprobs < 0 ? plainResultWords : resultWordsFor(logprobs), extended };

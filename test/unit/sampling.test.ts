@@ -14,7 +14,7 @@ import {
   samplingWords,
 } from '../../src/engine/sampling-plan.ts';
 import { InvalidArgumentError, LimitExceededError } from '../../src/errors.ts';
-import { LaunchCache } from '../../src/index.ts';
+import { type Gpu, LaunchCache } from '../../src/index.ts';
 import { fakeGpu } from './fake-gpu.ts';
 
 afterAll(() => vi.unstubAllGlobals());
@@ -205,6 +205,14 @@ describe('the plan', () => {
     expect([...extensions.u32.subarray(3 * record + 4, extensions.length)]).toEqual([1, 2, 3, 4]);
   });
 
+  it('is finite in 32 bits', () => {
+    const { extensions, words, word } = pack([{ ...greedy, temperature: 1e300, minP: 1e-300 }]);
+    const floats = new Float32Array(words.slice().buffer);
+    expect(word(0, 'SAMPLING_TEMPERATURE')).toBeLessThan(0x7f800000);
+    expect(floats.some((value) => value === Number.POSITIVE_INFINITY)).toBe(false);
+    expect(extensions.f32[at('EXTENSION_WORDS') + at('EXTENSION_MIN_P')]).toBe(Math.fround(-1e30));
+  });
+
   it('has results no longer than the vocabulary', () => {
     expect(pack([{ ...greedy, logprobs: 20 }], 7).resultWords).toBe(2 + 1 + 14);
     expect(pack([{ ...greedy, logprobs: 0 }]).resultWords).toBe(3);
@@ -258,7 +266,11 @@ it('counts that the device has no room for are refused before anything is made',
   const options = { maxSequences: 600, maxRows: 8, vocabSize: 128_256, maxLogprobs: 0 };
   expect(() => new Sampler(cache, buffer, buffer, { ...options, penalties: true })).toThrow(LimitExceededError);
   expect(() => new Sampler(cache, buffer, buffer, { ...options, penalties: true })).toThrow(/"token counts".*penalties: false/);
-  expect(() => new Sampler(cache, buffer, buffer, { ...options, penalties: false, maxRows: 20_000 })).toThrow(
+  const many = { ...options, penalties: false, maxRows: 20_000 };
+  expect(() => new Sampler(cache, buffer, buffer, many)).toThrow(InvalidArgumentError);
+  expect(() => new Sampler(cache, buffer, buffer, many)).toThrow(/maxLogitRows is 20000.*128256 tokens/);
+  const small: Gpu = { ...gpu, limits: { ...gpu.limits, maxStorageBufferBindingSize: 100_000 } };
+  expect(() => new Sampler(new LaunchCache(small), buffer, buffer, { ...options, penalties: false })).toThrow(
     /"sampling extensions".*maxLogitRows/,
   );
   expect(made).not.toHaveBeenCalled();
