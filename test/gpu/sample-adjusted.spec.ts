@@ -292,7 +292,7 @@ spec('several rows of one sequence have results of their own, and the last one g
       row(50, { first: true, ...stop, logprobs }),
       row(60, { first: true, ...stop, last: true }),
       { ...row(120, { last: true, first: true, ...stop, logprobs }), sequence: 0 },
-      row(70, { temperature: 0.01, sequence: 3, stopTokens: [70] }),
+      row(70, { temperature: 0.01, sequence: 3, stopTokens: [71] }),
       row(80, { sequence: 3, last: true, allowedTokens: maskOf(200, [81]) }),
     ];
     const { sampled, results } = await sample(rows);
@@ -303,7 +303,7 @@ spec('several rows of one sequence have results of their own, and the last one g
         [50, true],
         [60, false],
         [120, true],
-        [70, true],
+        [70, false], // not the last: of itself alone
         [81, true], // the sequence was finished before: 7 in `untouched`
       ],
     );
