@@ -88,7 +88,7 @@ export const shippedSteps: readonly ShippedStep[] = [
       bytesWritten: 940,
       kernels: {
         embed: { grids: { '1 8 1': 1 }, bound: 2_806_880 },
-        matvec: { grids: { '1 192 1': 6, '1 80 1': 12, '1 384 1': 6, '1 512 1': 1 }, bound: 30_217_024 },
+        matvec: { grids: { '1 192 1': 6, '1 80 1': 12, '1 96 1': 6, '1 512 1': 1 }, bound: 30_217_024 },
         append: { grids: { '2 1 1': 6 }, bound: 31_684_896 },
         decode: { grids: { '8 2 1': 6 }, bound: 31_851_288 },
         'sample, adjusted': { grids: { '8 1 1': 1 }, bound: 296_344 },
