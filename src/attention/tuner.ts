@@ -22,7 +22,7 @@ import {
   tuningOrigin,
   workgroupsPerItem,
 } from './tuned.ts';
-import type { DecodeTile, PrefillTile } from './tuning.ts';
+import type { DecodeTile, MatrixPrefillTile, PrefillTile } from './tuning.ts';
 import { OpenWorkload, type ReadyWorkload, type Workload } from './workload.ts';
 
 export interface TuneOptions {
@@ -50,7 +50,7 @@ export interface TuneProgress {
 export type TunedPart =
   | ({ readonly part: 'decode' } & Comparison<DecodeTile>)
   | ({ readonly part: 'splits' } & Comparison<Split>)
-  | ({ readonly part: 'prefill' } & Comparison<PrefillTile>);
+  | ({ readonly part: 'prefill' } & Comparison<PrefillTile | MatrixPrefillTile>);
 
 interface Comparison<T> extends Found<T> {
   readonly workloads: readonly Workload[];
@@ -160,7 +160,7 @@ class Tuner {
     });
   }
 
-  async tunePrefill(tiles: readonly PrefillTile[]): Promise<void> {
+  async tunePrefill(tiles: readonly (PrefillTile | MatrixPrefillTile)[]): Promise<void> {
     const defaults = this.#gpu.adapter.software ? smallWorkloads.prefill : workloads.prefill;
     const asked = (this.#options.prefill ?? defaults).map((one) => ({ ...one, sequences: 1 }));
     await this.#withWorkloads(asked, async (open) => {
@@ -205,7 +205,7 @@ class Tuner {
   }
 
   /** @returns undefined where the budget was spent before. */
-  async #search<T extends DecodeTile | PrefillTile | Split>(
+  async #search<T extends DecodeTile | PrefillTile | MatrixPrefillTile | Split>(
     part: TunedPart['part'],
     candidates: readonly T[],
     open: readonly OpenedWorkload[],

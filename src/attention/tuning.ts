@@ -264,6 +264,43 @@ export function prefillTileSpace(
   });
 }
 
+/**
+ * Tiles of the prefill kernel by matrices: subgroups, blocks of rows and column groups, keys, and whether keys and values take turns; the best first.
+ */
+const matrixTiles = [
+  [8, 2, 2, 32, false],
+  [4, 1, 1, 64, true],
+  [4, 2, 2, 64, true],
+  [8, 1, 1, 32, false],
+  [4, 2, 2, 32, false],
+  [4, 1, 1, 32, false],
+  [8, 2, 2, 32, true],
+  [4, 2, 2, 32, true],
+  [4, 1, 1, 32, true],
+  [4, 1, 1, 16, true],
+] as const;
+
+/**
+ * The prefill tiles by matrices to choose among, the best first; none for shapes that they do not take: values of 32 bits would lose precision, and
+ * rows of more than 128 values have no room in registers.
+ */
+export function matrixTileSpace(
+  layout: KvLayout,
+  groupSize: number,
+  memory: number,
+  mostInvocations: number,
+): readonly MatrixPrefillTile[] {
+  const { headDim, dtype } = layout;
+  if (dtype === 'f32' || headDim % 16 !== 0 || headDim > 128) return [];
+  return matrixTiles.flatMap(([subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage]) => {
+    const rowTile = (subgroupCount / columnGroups) * rowBlocks * 16;
+    const headTile = Math.min(groupSize, rowTile);
+    const tile = { subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage, headTile, tokens: Math.floor(rowTile / headTile) };
+    const isWhole = (headDim / 16) % columnGroups === 0 && 32 * subgroupCount <= mostInvocations;
+    return isWhole && matrixPrefillMemory(tile, headDim) <= memory ? [tile] : [];
+  });
+}
+
 /** The decode tiles to choose among when tuning, as `prefillTileSpace`: `chooseDecodeTile`'s first. */
 export function decodeTileSpace(
   layout: KvLayout,
