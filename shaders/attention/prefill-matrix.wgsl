@@ -90,7 +90,7 @@ fn rescale2(before: f32, after: f32) -> f32 {
   return select(exp2(before - after), 0.0, before == noScore);
 }
 
-// What becomes of a product where there is more to do than to scale it: the score, in powers of two.
+// What becomes of a product where there is more to do than to scale and to end it: the score, in powers of two.
 fn changedScore(product: f32, plainScores: bool, t: u32, firstToken: u32, head: u32, key: u32, keyEnd: u32) -> f32 {
   if (plainScores && spans[t].bias == 0u) {
     return select(noScore, args.scale * logE * product, key < keyEnd && isVisible(spans[t], key));
@@ -140,6 +140,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
   }
   let bounds = findBounds(firstToken, tokens, keyEnd);
   let plainScores = hasPlainScores();
+  let endsAlone = args.window == 0u && !bounds.biased; // keys are hidden by where rows end, and by nothing else
 
   // Between the products an invocation has every other eight keys of a tile, of one row in each pass.
   let part = (lane / partnerBit) % 2u;
@@ -218,12 +219,12 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
     }
     for (var p = 0u; p < passes; p++) { // unrolled
       let row = firstSoftRow + p * 16u;
+      let t = row / headTile;
+      let head = row % headTile;
+      let exists = t < tokens && head < heads;
       var factor = args.scale * logE;
-      if (!(allSeen && plainScores)) {
+      if (!(plainScores && (allSeen || endsAlone))) {
         factor = 1.0;
-        let t = row / headTile;
-        let head = row % headTile;
-        let exists = t < tokens && head < heads;
         for (var j = 0u; j < ownVectors; j++) {
           let v = 4u * (j / 2u) + 2u * part + j % 2u;
           let at = row * scoreStride + v;
@@ -239,9 +240,21 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
         }
       }
       var own: array<vec4f, ownVectors>;
-      var highest4 = vec4f(noScore);
       for (var j = 0u; j < ownVectors; j++) { // unrolled
         own[j] = factor * bitcast<vec4f>(scores[row * scoreStride + 4u * (j / 2u) + 2u * part + j % 2u]);
+      }
+      if (plainScores && endsAlone && !allSeen) {
+        var end = 0u;
+        if (exists) {
+          end = min(keyEnd, spans[t].keyEnd);
+        }
+        let seen = max(end, tile + 8u * part) - tile - 8u * part;
+        for (var j = 0u; j < ownVectors; j++) { // unrolled
+          own[j] = select(vec4f(noScore), own[j], vec4<u32>(16u * (j / 2u) + 4u * (j % 2u)) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(seen));
+        }
+      }
+      var highest4 = own[0];
+      for (var j = 0u; j < ownVectors; j++) { // unrolled
         highest4 = max(highest4, own[j]);
       }
       var highest = max(max(highest4.x, highest4.y), max(highest4.z, highest4.w));

@@ -28,17 +28,19 @@ struct Bounds {
   firstInWindow: u32,
   seenBegin: u32,
   seenEnd: u32,
+  biased: bool, // some token has biases
 }
 
 // From memory that is uniform, so that loops with barriers are uniform.
 fn findBounds(firstToken: u32, tokens: u32, keyEnd: u32) -> Bounds {
-  var bounds = Bounds(keyEnd, 0u, keyEnd);
+  var bounds = Bounds(keyEnd, 0u, keyEnd, false);
   for (var t = 0u; t < tokens; t++) {
     let span = loadSpan(firstToken + t);
     let begin = windowBegin(span);
     bounds.firstInWindow = min(bounds.firstInWindow, begin);
     bounds.seenBegin = max(bounds.seenBegin, begin);
     bounds.seenEnd = min(bounds.seenEnd, min(span.keyEnd, select(span.keyEnd, span.biasBegin, span.bias != 0u)));
+    bounds.biased = bounds.biased || span.bias != 0u;
     if (args.window != 0u) {
       bounds.seenEnd = min(bounds.seenEnd, span.index + args.window);
     }

@@ -4,7 +4,7 @@ import type { ArgumentsOf } from '../launch/kernel.ts';
 import type { LaunchSite } from '../launch/site.ts';
 import type { PoolKernels } from './kernels.ts';
 import type { KernelChoice } from './tuned.ts';
-import { isMatrixTile } from './tuning.ts';
+import { isMatrixTile, type PrefillTile } from './tuning.ts';
 
 type PlainArguments = PoolKernels['prefill']['arguments'];
 type MatrixArguments = PoolKernels['matrixPrefill']['arguments'];
@@ -38,7 +38,7 @@ export class Prefill {
 
   /** Query tokens of one work item; settled when all layers are prepared. */
   get tokens(): number {
-    return (this.#byMatrices ? this.#choice.prefill : this.#choice.plainPrefill).tokens;
+    return (this.#byMatrices ? this.#choice.prefill : plainTile(this.#choice)).tokens;
   }
 
   /** @throws {KernelCompileError} when the plain kernel does not compile: a modification of the caller's does not. */
@@ -66,6 +66,10 @@ export class Prefill {
   }
 }
 
+function plainTile({ prefill, plainPrefill }: KernelChoice): PrefillTile {
+  return isMatrixTile(prefill) ? plainPrefill : prefill;
+}
+
 class LayerPrefill implements PrefillLaunch {
   readonly #cache: LaunchCache;
   readonly #kernels: PoolKernels;
@@ -83,8 +87,7 @@ class LayerPrefill implements PrefillLaunch {
 
   async usePlain(): Promise<void> {
     if (this.#plain) return;
-    const { prefill, plainPrefill } = this.#choice;
-    const { tokens: _, ...tile } = isMatrixTile(prefill) ? plainPrefill : prefill;
+    const { tokens: _, ...tile } = plainTile(this.#choice);
     const args = { ...this.#values, ...tile };
     this.#plain = { site: await this.#cache.prepare(this.#kernels.prefill, args), args };
     this.#matrices = undefined;
