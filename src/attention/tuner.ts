@@ -1,7 +1,7 @@
 /** Measures which tiles and splits are fastest for a shape on this device. What wins computes what the default computes. */
 import { InvalidArgumentError } from '../errors.ts';
 import { causeOf, type Gpu } from '../gpu.ts';
-import { LaunchCache } from '../launch/cache.ts';
+import { LaunchCache, type LaunchEvent } from '../launch/cache.ts';
 import { type PassTimer, passTimer } from '../launch/pass-timer.ts';
 import { checkLayout, checkPositive, type KvDtype } from './layout.ts';
 import { chooseSegmentKeys } from './plan.ts';
@@ -220,6 +220,7 @@ class Tuner {
         const subject = await Candidate.open(this.#gpu, open, choose(candidate), this.#timer, () => this.#pause());
         try {
           const outputs = await subject.compute();
+          if (expected && subject.fallback) throw subject.fallback;
           if (expected) compareOutputs(outputs, expected, this.#options.shape);
           expected ??= outputs;
           return subject;
@@ -261,6 +262,8 @@ interface OpenedWorkload {
 
 /** One choice of kernels, ready to run all workloads of a part. */
 class Candidate implements Subject {
+  /** Why another kernel than the choice's runs, where it does. */
+  fallback: unknown;
   readonly #cache: LaunchCache;
   readonly #ready: ReadyWorkload[] = [];
   readonly #timer: PassTimer;
@@ -273,10 +276,15 @@ class Candidate implements Subject {
     timer: PassTimer,
     pause: () => Promise<void>,
   ): Promise<Candidate> {
+    let fallback: unknown;
+    const onEvent = (event: LaunchEvent) => {
+      if (event.type === 'fallback') fallback = event.reason;
+    };
     // Tiles are frozen in a launch cache: each candidate has one.
-    const candidate = new Candidate(new LaunchCache(gpu, { argumentSlots: 64 }), timer, pause);
+    const candidate = new Candidate(new LaunchCache(gpu, { argumentSlots: 64, onEvent }), timer, pause);
     try {
       for (const { data } of workloads) candidate.#ready.push(await data.prepare(candidate.#cache, choice));
+      candidate.fallback = fallback;
       return candidate;
     } catch (error) {
       candidate.destroy();
