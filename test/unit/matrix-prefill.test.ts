@@ -21,9 +21,13 @@ import { workgroupMemory } from './workgroup-memory.ts';
 
 const layoutOf = (headDim: number, dtype: KvDtype = 'f16') => ({ blockSize: 16, numKvHeads: 2, headDim, dtype });
 
-function textOf({ tokens: _, ...tile }: MatrixPrefillTile, headDim: number, dtype: KvDtype, groupSize: number): string {
+const kernel = matrixPrefillKernel as unknown as Kernel;
+/** Its declarations are the same, and are had sooner. */
+const loopsLeft: Kernel = { ...kernel, unroll: undefined };
+
+function textOf({ tokens: _, ...tile }: MatrixPrefillTile, headDim: number, dtype: KvDtype, groupSize: number, of = kernel): string {
   const isQuantised = kvFormats[dtype].largest > 0;
-  return joinSource(matrixPrefillKernel as unknown as Kernel, {
+  return joinSource(of, {
     ...{ headDim, kvDtype: kvFormats[dtype].code, tokenScales: String(isQuantised), loadWords: 4, blocksPerBuffer: 1000 },
     ...{ blockSize: 16, numKvHeads: 2, numHeads: 2 * groupSize, groupSize, ...tile, sharedStage: String(tile.sharedStage) },
   });
@@ -39,7 +43,7 @@ describe('the tiles by matrices', () => {
           for (const tile of space) {
             const label = JSON.stringify({ headDim, ...tile });
             const said = matrixPrefillMemory(tile, headDim);
-            expect(workgroupMemory(textOf(tile, headDim, 'f16', groupSize)), label).toBeLessThanOrEqual(said);
+            expect(workgroupMemory(textOf(tile, headDim, 'f16', groupSize, loopsLeft)), label).toBeLessThanOrEqual(said);
             expect(said, label).toBeLessThanOrEqual(memory);
             expect(tile.tokens * tile.headTile, label).toBeLessThanOrEqual((tile.subgroupCount / tile.columnGroups) * tile.rowBlocks * 16);
           }
