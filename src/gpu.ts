@@ -31,6 +31,11 @@ export interface Gpu {
     readonly shaderF16: boolean;
     readonly subgroups: boolean;
     readonly timestampQuery: boolean;
+    /**
+     * Subgroups, of 32 invocations, multiply matrices of 16 x 16 of f16 into f32. Experimental: Chromium and Dawn offer it behind
+     * `--enable-unsafe-webgpu`, on Linux with NVIDIA also behind the toggle `vulkan_enable_f16_on_nvidia`.
+     */
+    readonly subgroupMatrices: boolean;
   };
   /** Invocations that a subgroup has at least; 0 without the feature. */
   readonly subgroupMinSize: number;
@@ -54,7 +59,19 @@ const usefulLimits = [
   'maxImmediateSize',
 ] as const;
 
-const usefulFeatures = ['shader-f16', 'subgroups', 'timestamp-query'] as const;
+const subgroupMatrix = 'chromium-experimental-subgroup-matrix';
+const usefulFeatures = ['shader-f16', 'subgroups', 'timestamp-query', subgroupMatrix] as const;
+
+/** What Chromium and Dawn add to an adapter's info. */
+interface SubgroupMatrixInfo {
+  readonly subgroupMatrixConfigs?: Iterable<{
+    readonly componentType: string;
+    readonly resultComponentType: string;
+    readonly M: number;
+    readonly N: number;
+    readonly K: number;
+  }>;
+}
 
 /**
  * Opens a WebGPU device, with every useful feature and limit that the adapter has and none that it lacks.
@@ -71,7 +88,7 @@ export async function openGpu(options: OpenGpuOptions = {}): Promise<Gpu> {
   const requiredLimits: Record<string, number> = {};
   if (options.limits !== 'default')
     for (const name of usefulLimits) if (adapter.limits[name] !== undefined) requiredLimits[name] = adapter.limits[name];
-  const requiredFeatures = usefulFeatures.filter((name) => adapter.features.has(name));
+  const requiredFeatures = usefulFeatures.filter((name) => adapter.features.has(name)) as GPUFeatureName[];
   let device: GPUDevice;
   try {
     device = await adapter.requestDevice({ label: 'pagewise', requiredFeatures, requiredLimits });
@@ -102,6 +119,7 @@ export function gpuFromDevice(device: GPUDevice, info = device.adapterInfo, api:
       shaderF16: device.features.has('shader-f16'),
       subgroups: device.features.has('subgroups'),
       timestampQuery: device.features.has('timestamp-query'),
+      subgroupMatrices: hasSubgroupMatrices(device, info),
     },
     subgroupMinSize: device.features.has('subgroups') ? (info?.subgroupMinSize ?? 0) : 0,
     lost,
@@ -113,6 +131,15 @@ export function gpuFromDevice(device: GPUDevice, info = device.adapterInfo, api:
       device.destroy();
     },
   };
+}
+
+function hasSubgroupMatrices({ features }: GPUDevice, info: (GPUAdapterInfo & SubgroupMatrixInfo) | undefined): boolean {
+  if (![subgroupMatrix, 'shader-f16', 'subgroups'].every((name) => features.has(name))) return false;
+  if (info?.subgroupMinSize !== 32 || info.subgroupMaxSize !== 32) return false;
+  return [...(info.subgroupMatrixConfigs ?? [])].some(
+    ({ componentType, resultComponentType, M, N, K }) =>
+      componentType === 'f16' && resultComponentType === 'f32' && [M, N, K].every((size) => size === 16),
+  );
 }
 
 async function requestAdapter(api: GPU, options: OpenGpuOptions): Promise<GPUAdapter | null> {

@@ -1,4 +1,6 @@
 import type { Gpu, KvDtype } from 'pagewise';
+import { chooseKernels } from '../../src/attention/tuned.ts';
+import { isMatrixTile, type MatrixPrefillTile, matrixPrefillMemory } from '../../src/attention/tuning.ts';
 import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
 import { passTimer, sampleWarm, timerNote } from '../timestamps.ts';
 import { type AppendCase, measureAppend } from './append.ts';
@@ -8,7 +10,7 @@ import { type Ceilings, measureCeilings } from './ceilings.ts';
 interface Section {
   readonly title: string;
   /** What bounds it: reading keys and values, or arithmetic. */
-  readonly bound: keyof Ceilings;
+  readonly bound: 'read' | 'fma';
   readonly cases: readonly AttentionCase[];
 }
 
@@ -23,10 +25,21 @@ export async function benchAttention(gpu: Gpu, host: BenchHost, options: BenchOp
   const rows: BenchRow[] = [
     rowOf('read ceiling', {}, 'GB/s', [ceilings.read / 1e9]),
     rowOf('f32 FMA ceiling', {}, 'GFLOP/s', [ceilings.fma / 1e9]),
+    ...(ceilings.matrices === undefined ? [] : [rowOf('f16 matrix ceiling', {}, 'GFLOP/s', [ceilings.matrices / 1e9])]),
   ];
-  const sections = sectionsOf(software, options).filter(({ title }) => title.includes(options.filter ?? ''));
+  const { filter } = options;
+  const all = sectionsOf(gpu, shape, options);
+  // The sweep takes minutes: it is there for whom asks for it.
+  const sections = all.filter(({ title }) => (filter === undefined ? !title.startsWith('sweep') : title.includes(filter)));
   for (const { title, bound, cases } of sections) {
-    for (const one of cases) rows.push(...(await measure(gpu, shape, one, title, ceilings[bound], bound, rounds, options.quick === true)));
+    for (const one of cases) {
+      try {
+        rows.push(...(await measure(gpu, shape, one, title, ceilings, bound, rounds, options.quick === true)));
+      } catch (error) {
+        if (!title.startsWith('sweep') || gpu.loss) throw error;
+        host.print(`${one.name}, ${kernelOf(gpu, shape, one)}: ${error instanceof Error ? error.message.split('\n', 1)[0] : error}`);
+      }
+    }
     host.print(`${title}: done`);
   }
   if ('append'.includes(options.filter ?? '')) {
@@ -38,7 +51,7 @@ export async function benchAttention(gpu: Gpu, host: BenchHost, options: BenchOp
   const notes = [
     timerNote(gpu),
     `Heads ${shape.numHeads}/${shape.numKvHeads}, head dim ${shape.headDim}, block size ${shape.blockSize}, blocks in random order. Medians of ${rounds} rounds; each sample is a pass of many attentions over layers that together exceed the cache.`,
-    'The share is of the ceiling measured in this run: of reading (decode), or of f32 multiply-adds (prefill). Every case was checked against float64.',
+    'The share is of the ceiling measured in this run: of reading (decode), of f32 multiply-adds (prefill), or of f16 matrices (prefill by matrices). Every case was checked against float64.',
   ];
   return { rows, notes };
 }
@@ -48,8 +61,8 @@ async function measure(
   shape: Shape,
   one: AttentionCase,
   title: string,
-  ceiling: number,
-  bound: keyof Ceilings,
+  ceilings: Ceilings,
+  bound: 'read' | 'fma',
   rounds: number,
   quick: boolean,
 ): Promise<readonly BenchRow[]> {
@@ -61,7 +74,9 @@ async function measure(
     // Some milliseconds a sample, so that neither the clock's steps nor its two ends count.
     const count = quick ? 1 : Math.max(2, Math.min(400, Math.ceil(12 / first)));
     const times = await sampleWarm(rounds, gpu.adapter.software || quick, () => open.time(timer, count));
-    const params = { case: one.name, kv: one.dtype };
+    const kernel = kernelOf(gpu, shape, one);
+    const params = { case: one.name, kv: one.dtype, ...(one.prefill && { kernel }) };
+    const ceiling = bound === 'fma' && kernel !== 'plain' ? ceilings.matrices : ceilings[bound];
     const work = bound === 'read' ? open.keyValueBytes : open.operations;
     return [
       rowOf(
@@ -74,8 +89,18 @@ async function measure(
         `${title}, share`,
         params,
         '%',
-        times.map((time) => (100 * work) / (time / 1000) / ceiling),
+        times.map((time) => (100 * work) / (time / 1000) / (ceiling ?? Number.NaN)),
       ),
+      ...(bound === 'fma'
+        ? [
+            rowOf(
+              `${title}, rate`,
+              params,
+              'GFLOP/s',
+              times.map((time) => work / (time / 1000) / 1e9),
+            ),
+          ]
+        : []),
     ];
   } finally {
     timer.destroy();
@@ -107,13 +132,55 @@ function appendCases(small: boolean): readonly AppendCase[] {
   return sizes.flatMap(([batch, tokens]) => (['f16', 'int8'] as const).map((dtype) => ({ batch, tokens, dtype })));
 }
 
-function sectionsOf(software: boolean, { quick }: BenchOptions): readonly Section[] {
-  if (software || quick) {
+/** The prefill kernel of a case, in words: `plain`, or subgroups, blocks of rows, column groups and keys, and `t` where keys and values take turns. */
+function kernelOf(gpu: Gpu, shape: Shape, { prefill, dtype, options }: AttentionCase): string {
+  const tile = prefill ?? chooseKernels(gpu, { ...shape, dtype }, options).prefill;
+  if (tile === 'plain' || !isMatrixTile(tile)) return 'plain';
+  const { subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage } = tile;
+  return `matrices ${[subgroupCount, rowBlocks, columnGroups, keyTile].join('.')}${sharedStage ? 't' : ''}`;
+}
+
+/** Each case by the plain kernel, and by matrices where the device has them: in the tile that would be chosen. */
+function byBothKernels(gpu: Gpu, shape: Shape, cases: readonly AttentionCase[]): readonly AttentionCase[] {
+  return cases.flatMap((one) => {
+    const { prefill } = chooseKernels(gpu, { ...shape, dtype: one.dtype }, one.options);
+    return [...(isMatrixTile(prefill) ? [{ ...one, prefill }] : []), { ...one, prefill: 'plain' as const }];
+  });
+}
+
+/** All tiles by matrices that the device takes. */
+function matrixSweep({ limits, features }: Gpu, { numHeads, numKvHeads, headDim }: Shape): readonly MatrixPrefillTile[] {
+  if (!features.subgroupMatrices) return [];
+  const grids = [
+    [1, 1],
+    [2, 1],
+    [2, 2],
+    [4, 2],
+    [4, 4],
+  ];
+  return [4, 8, 16].flatMap((subgroupCount) =>
+    grids.flatMap(([rowBlocks, columnGroups]) =>
+      [16, 32, 64, 128].flatMap((keyTile) =>
+        [false, true].flatMap((sharedStage) => {
+          const rowTile = (subgroupCount / columnGroups) * rowBlocks * 16;
+          const headTile = Math.min(numHeads / numKvHeads, rowTile);
+          const tile = { subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage, headTile, tokens: Math.floor(rowTile / headTile) };
+          const isWhole = (keyTile / 16) % columnGroups === 0 && (headDim / 16) % columnGroups === 0;
+          const fits = matrixPrefillMemory(tile, headDim) <= limits.maxComputeWorkgroupStorageSize;
+          return isWhole && fits && 32 * subgroupCount <= limits.maxComputeInvocationsPerWorkgroup ? [tile] : [];
+        }),
+      ),
+    ),
+  );
+}
+
+function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly Section[] {
+  if (gpu.adapter.software || quick) {
     const keys = quick ? 64 : 512;
     return [
       { title: 'decode', bound: 'read', cases: [decode(1, keys), decode(4, keys)] },
       { title: 'KV dtypes', bound: 'read', cases: dtypes.map((dtype) => decode(4, keys, dtype)) },
-      { title: 'prefill', bound: 'fma', cases: [prefill(1, keys / 4, keys / 4)] },
+      { title: 'prefill', bound: 'fma', cases: byBothKernels(gpu, shape, [prefill(1, keys / 4, keys / 4)]) },
     ];
   }
   const ragged = Array.from({ length: 32 }, (_, i) => [1, i === 0 ? 16384 : 200 + 37 * i] as const);
@@ -152,7 +219,17 @@ function sectionsOf(software: boolean, { quick }: BenchOptions): readonly Sectio
     {
       title: 'prefill',
       bound: 'fma',
-      cases: [prefill(1, 512, 512), prefill(1, 2048, 2048), prefill(1, 8192, 8192), prefill(8, 1024, 1024), prefill(1, 512, 4608)],
+      cases: byBothKernels(gpu, shape, [
+        ...[prefill(1, 512, 512), prefill(1, 2048, 2048), prefill(1, 8192, 8192), prefill(8, 1024, 1024), prefill(1, 512, 4608)],
+        ...[prefill(1, 2048, 2048, 'int8'), prefill(1, 2048, 2048, 'fp8_e4m3')],
+      ]),
+    },
+    {
+      title: 'sweep of tiles',
+      bound: 'fma',
+      cases: matrixSweep(gpu, shape).flatMap((tile) =>
+        [prefill(1, 512, 512), prefill(1, 8192, 8192)].map((one) => ({ ...one, prefill: tile })),
+      ),
     },
     {
       title: 'mixed',
@@ -161,6 +238,7 @@ function sectionsOf(software: boolean, { quick }: BenchOptions): readonly Sectio
         { name: '4 prefills of 512 and 60 decodes at 2048', lengths: mixed, dtype: 'f16' },
         { name: 'its prefills', lengths: mixed.slice(0, 4), dtype: 'f16' },
         { name: 'its decodes', lengths: mixed.slice(4), dtype: 'f16' },
+        { name: '4 prefills of 512 and 60 decodes at 2048', lengths: mixed, dtype: 'f16', prefill: 'plain' },
       ],
     },
   ];

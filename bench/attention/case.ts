@@ -9,6 +9,8 @@ import {
   type Sequence,
 } from 'pagewise';
 import { blockBytes } from '../../src/attention/layout.ts';
+import { chooseKernels } from '../../src/attention/tuned.ts';
+import type { MatrixPrefillTile } from '../../src/attention/tuning.ts';
 import type { PassTimer } from '../timestamps.ts';
 import { fillNormals, HashedPool, hashedNormal } from './hash.ts';
 
@@ -27,6 +29,8 @@ export interface AttentionCase {
   readonly lengths: readonly (readonly [queryLen: number, seqLen: number])[];
   readonly dtype: KvDtype;
   readonly options?: Partial<PagedAttentionOptions>;
+  /** The prefill kernel: by multiply-adds, or by matrices in a tile; default: what would be chosen. */
+  readonly prefill?: 'plain' | MatrixPrefillTile;
 }
 
 const querySeed = 0x9000_0000;
@@ -52,6 +56,7 @@ export class OpenCase {
   readonly #query: GPUBuffer;
   readonly #output: GPUBuffer;
   #pool!: HashedPool;
+  #notCompiled: unknown;
   #layers: readonly LayerAttention[] = [];
 
   static async open(gpu: Gpu, shape: Shape, one: AttentionCase, cacheBytes: number): Promise<OpenCase> {
@@ -83,9 +88,16 @@ export class OpenCase {
       maxBlocksPerSequence: Math.max(...blocks),
     });
     scatterBlocks(this.#kv);
-    this.#cache = new LaunchCache(gpu);
+    this.#cache = new LaunchCache(gpu, {
+      onEvent: (event) => {
+        if (event.type === 'fallback') this.#notCompiled = event.reason;
+      },
+    });
     const numTokens = lengths.reduce((sum, [queryLen]) => sum + queryLen, 0);
-    this.#attention = new PagedAttention(this.#cache, this.#kv, { numHeads, maxTokensPerStep: numTokens, ...options });
+    const chosen = chooseKernels(gpu, { ...layout, numHeads }, options);
+    const prefill = one.prefill === 'plain' ? chosen.plainPrefill : (one.prefill ?? chosen.prefill);
+    const choice = { ...chosen, prefill };
+    this.#attention = new PagedAttention(this.#cache, this.#kv, { numHeads, maxTokensPerStep: numTokens, ...options }, choice);
     const size = numTokens * numHeads * headDim * 4;
     const buffer = () => gpu.device.createBuffer({ label: 'bench', size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC });
     this.#query = buffer();
@@ -104,6 +116,7 @@ export class OpenCase {
     // Nothing is appended: the bench reads what is in the pool.
     const inputs = { query: this.#query, key: this.#query, value: this.#query, output: this.#output };
     this.#layers = await Promise.all(this.#kv.pools.map((_, layer) => this.#attention.prepareLayer(layer, inputs)));
+    if (this.#notCompiled) throw this.#notCompiled;
     this.#attention.plan(this.#case.lengths.map(([queryLen], i) => ({ sequence: this.#sequences[i], queryLen })));
     this.#attention.write();
     const encoder = this.#gpu.device.createCommandEncoder();

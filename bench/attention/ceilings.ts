@@ -9,6 +9,8 @@ export interface Ceilings {
   readonly read: number;
   /** f32 operations per second in registers; a multiplication and an addition are two. */
   readonly fma: number;
+  /** f16 operations per second of subgroup matrices in registers, with f32 sums; undefined where there are none. */
+  readonly matrices: number | undefined;
 }
 
 const readKernel = defineKernel({
@@ -52,8 +54,40 @@ const fmaKernel = defineKernel({
   singleVariant: true,
 });
 
+const matrixChains = 8;
+const matrixKernel = defineKernel({
+  name: 'matrices',
+  source: [
+    `struct Arguments { rounds: u32 }
+    alias Left = subgroup_matrix_left<f16, 16, 16>;
+    alias Right = subgroup_matrix_right<f16, 16, 16>;
+    alias Result = subgroup_matrix_result<f32, 16, 16>;
+    @group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;
+    @group(0) @binding(1) var<storage, read_write> sink: array<f32>;
+    var<workgroup> operands: array<vec4<u32>, 128>;
+    var<workgroup> results: array<f32, 1024>;
+    @compute @workgroup_size(128) fn main(@builtin(local_invocation_index) local: u32, @builtin(subgroup_id) subgroup: u32) {
+      operands[local] = source[local] & vec4<u32>(0x8fff8fffu);
+      workgroupBarrier();
+      let left = subgroupMatrixLoad<Left, row_major>(&operands, 0u, 2u);
+      let right = subgroupMatrixLoad<Right, row_major>(&operands, 32u, 2u);
+      ${Array.from({ length: matrixChains }, (_, i) => `var r${i} = Result(0.0);`).join(' ')}
+      for (var r = 0u; r < args.rounds; r++) {
+        ${Array.from({ length: matrixChains }, (_, i) => `r${i} = subgroupMatrixMultiplyAccumulate(left, right, r${i});`).join(' ')}
+      }
+      var sum = 0.0;
+      ${Array.from({ length: matrixChains }, (_, i) => `subgroupMatrixStore<row_major>(&results, subgroup * 256u, r${i}, 16u); workgroupBarrier(); sum += results[local]; workgroupBarrier();`).join('\n')}
+      if (sum == 1.5) { sink[0] = sum; }
+    }`,
+  ],
+  enables: () => ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'],
+  arguments: { source: readBuffer, sink: writeBuffer, rounds: perCall('u32') },
+  workgroups: { x: () => 8192 },
+  singleVariant: true,
+});
+
 export async function measureCeilings(gpu: Gpu, rounds: number): Promise<Ceilings> {
-  const { device, limits, adapter } = gpu;
+  const { device, limits, adapter, features } = gpu;
   const cache = new LaunchCache(gpu);
   const timer = passTimer(gpu);
   const largest = Math.min(limits.maxStorageBufferBindingSize, limits.maxBufferSize, 2 ** 30);
@@ -77,7 +111,19 @@ export async function measureCeilings(gpu: Gpu, rounds: number): Promise<Ceiling
     const fmaTime = await best((pass) => {
       for (let i = 0; i < repeats; i++) fma.record(pass, fmaArgs);
     });
-    return { read: (repeats * size) / readTime, fma: (repeats * 2 * 4 * chains * fmaArgs.rounds * 256 * 8192) / fmaTime };
+    const measureMatrices = async () => {
+      const matrixArgs = { source, sink, rounds: 256 };
+      const matrices = await cache.prepare(matrixKernel, matrixArgs);
+      const time = await best((pass) => {
+        for (let i = 0; i < repeats; i++) matrices.record(pass, matrixArgs);
+      });
+      return (repeats * 2 * 16 ** 3 * matrixChains * matrixArgs.rounds * 4 * 8192) / time;
+    };
+    return {
+      read: (repeats * size) / readTime,
+      fma: (repeats * 2 * 4 * chains * fmaArgs.rounds * 256 * 8192) / fmaTime,
+      matrices: features.subgroupMatrices ? await measureMatrices() : undefined,
+    };
   } finally {
     timer.destroy();
     source.destroy();

@@ -1,5 +1,4 @@
-// Attention of several query tokens of one sequence: a workgroup takes one work item (a run of new tokens and a range of keys), one KV
-// head and a tile of rows, a row being one token and one of the query heads that share the KV head; row = tokenInTile * headTile + head.
+// Attention of several query tokens of one sequence: of a work item, a KV head and a tile of rows, see tile.wgsl.
 // Rows beyond the item's tokens or the group's heads are spare: they are computed on zeros and never written.
 //
 // Keys go by in tiles of keyTile through workgroup memory, keys first and then, in their place, values, as they are stored: reading workgroup
@@ -7,18 +6,15 @@
 // scores in blocks of rowsPerThread x keysPerThread, outputs in blocks of outputRows x outputUnits. Neighbouring rows lie one vector apart from
 // a power of two, which keeps the banks of workgroup memory apart. The next keys or values are on their way while a product is worked out.
 // Four barriers per tile. Keys that no row of the tile sees are not read: they may have no block any more.
-// The item's tokens may belong to several sequences where its keys are a prefix that these share (cascade attention).
 
 const rowGroups = rowTile / rowsPerThread;
 const keyGroups = keyTile / keysPerThread;
 const invocations = rowGroups * keyGroups;
 const columns = headDim / 4u;
 const queryStride = columns + 1u;
-const units = headDim / unit; // loads of a row
 const rowStride = units + 1u;
 const tileLoads = (keyTile * units + invocations - 1u) / invocations;
 const loadsAhead = min(tileLoads, max(1u, min(8u, invocations / 16u))); // a CPU has no use for more, and takes long to compile them
-const lookups = (keyTile + invocations - 1u) / invocations; // keys of a tile that an invocation looks up
 const outputRows = rowTile / outputRowGroups;
 const columnGroups = invocations / outputRowGroups;
 const outputUnits = (units + columnGroups - 1u) / columnGroups;
@@ -30,73 +26,12 @@ var<workgroup> tileRows: array<PoolLoad, keyTile * rowStride>; // the tile's key
 var<workgroup> weights: array<Weights, rowTile * keyGroups>; // of keys g, g + keyGroups, ... of a tile, with the values' scales
 var<workgroup> maxima: array<atomic<u32>, rowTile>;
 var<workgroup> factors: array<f32, rowTile>;
-var<workgroup> spans: array<Span, rowTile / headTile>; // by token of the item
-// Of this tile and, in turn, the next one: addresses of the keys' rows, or noRow for keys that no token sees, and scales.
-var<workgroup> rows: array<u32, 2u * keyTile>;
-const scaleSlots = 2u * keyTile * scaleWords + 1u;
-var<workgroup> scales: array<vec2f, scaleSlots>; // of a key and its value
-
-fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
-  let at = token * constants.queryStride + constants.queryOffset + head * headDim;
-  var values: vec4f;
-  for (var i = 0u; i < 4u; i++) {
-    let d = column * 4u + i;
-    values[i] = args.scale * rotate(query[at + d], query[at + rotaryPartner(d, constants.rotaryHalf)], d, position, constants.rotaryHalf);
-  }
-  return values;
-}
-
-// The slot of an invocation's n-th key of a tile, or noRow where no token sees it. allSeen: every token sees every key of the tile.
-fn findSlot(tile: u32, allSeen: bool, keyEnd: u32, tokens: u32, tableStart: u32, n: u32, local: u32) -> u32 {
-  let i = n * invocations + local;
-  let key = tile + i;
-  var seen = allSeen;
-  for (var t = 0u; t < tokens && key < keyEnd && !seen; t++) {
-    seen = isVisible(spans[t], key);
-  }
-  if (!seen || i >= keyTile) {
-    return noRow;
-  }
-  return slotOf(tableStart, key);
-}
-
-fn keepRow(turn: u32, slot: u32, kvHead: u32, n: u32, local: u32) {
-  let i = n * invocations + local;
-  if (i < keyTile) {
-    rows[turn * keyTile + i] = select(keyAddress(slot, kvHead), noRow, slot == noRow);
-  }
-}
-
-fn keepScales(turn: u32, found: vec2f, n: u32, local: u32) {
-  let i = n * invocations + local;
-  if (tokenScales && i < keyTile) {
-    scales[turn * keyTile + i] = found;
-  }
-}
-
-// An invocation's n-th load of a tile.
-fn loadOfTile(turn: u32, offset: u32, n: u32, local: u32) -> PoolLoad {
-  let i = n * invocations + local;
-  if (i >= keyTile * units) {
-    return PoolLoad();
-  }
-  return loadVisible(rows[turn * keyTile + i / units], offset, i % units);
-}
 
 fn keepLoad(loaded: PoolLoad, n: u32, local: u32) {
   let i = n * invocations + local;
   if (i < keyTile * units) {
     tileRows[i / units * rowStride + i % units] = loaded;
   }
-}
-
-// The score of a key that a token may see, or not.
-fn maskedScore(score: f32, t: u32, firstToken: u32, head: u32, key: u32, keyEnd: u32) -> f32 {
-  let span = spans[t];
-  if (key >= keyEnd || !isVisible(span, key)) {
-    return noScore;
-  }
-  return finalScore(score, span, firstToken + t, head, key);
 }
 
 @compute @workgroup_size(invocations)
@@ -119,7 +54,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     queries[at] = vec4f(0.0);
     if (t < tokens && row % headTile < heads) {
       let position = plan[plan[POSITIONS] + firstToken + t];
-      queries[at] = loadQuery(firstToken + t, firstHead + row % headTile, i % columns, position);
+      queries[at] = args.scale * loadQuery(firstToken + t, firstHead + row % headTile, i % columns, position);
     }
   }
   for (var row = local; row < rowTile; row += invocations) {
@@ -139,21 +74,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       querySums[row] = codeOffset * (total.x + total.y + total.z + total.w);
     }
   }
-  // From memory that is uniform, so that loops with barriers are uniform. Keys [seenBegin, seenEnd) are seen by every token, without a bias.
-  var firstInWindow = keyEnd;
-  var seenBegin = 0u;
-  var seenEnd = keyEnd;
-  for (var t = 0u; t < tokens; t++) {
-    let span = loadSpan(firstToken + t);
-    let begin = windowBegin(span);
-    firstInWindow = min(firstInWindow, begin);
-    seenBegin = max(seenBegin, begin);
-    seenEnd = min(seenEnd, min(span.keyEnd, select(span.keyEnd, span.biasBegin, span.bias != 0u)));
-    if (args.window != 0u) {
-      seenEnd = min(seenEnd, span.index + args.window);
-    }
-  }
-  let plainScores = args.softcap == 0.0 && alibi == 0u && !hasScoreMod && !hasMaskMod;
+  let bounds = findBounds(firstToken, tokens, keyEnd);
+  let plainScores = hasPlainScores();
 
   // As the first product has it: rows rowGroup, rowGroup + rowGroups, ... and keys keyGroup, keyGroup + keyGroups, ...
   let keyGroup = local % keyGroups;
@@ -174,10 +96,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   }
 
   var turn = 0u;
-  var tile = nextTile(plan[item + ITEM_KEY_BEGIN], keyTile, firstInWindow);
-  var following = nextTile(tile + keyTile, keyTile, firstInWindow);
-  var allSeen = tile >= seenBegin && tile + keyTile <= seenEnd;
-  var allSeenNext = following >= seenBegin && following + keyTile <= seenEnd;
+  var tile = nextTile(plan[item + ITEM_KEY_BEGIN], keyTile, bounds.firstInWindow);
+  var following = nextTile(tile + keyTile, keyTile, bounds.firstInWindow);
+  var allSeen = isAllSeen(tile, bounds);
+  var allSeenNext = isAllSeen(following, bounds);
   // What a tile needs is looked up a round ahead: nobody waits for it.
   var nextSlots: array<u32, lookups>;
   for (var n = 0u; n < lookups; n++) { // unrolled
@@ -200,8 +122,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
     workgroupBarrier();
 
-    let later = nextTile(following + keyTile, keyTile, firstInWindow);
-    let allSeenLater = later >= seenBegin && later + keyTile <= seenEnd;
+    let later = nextTile(following + keyTile, keyTile, bounds.firstInWindow);
+    let allSeenLater = isAllSeen(later, bounds);
     var laterSlots: array<u32, lookups>;
     var nextScales: array<vec2f, lookups>;
     for (var n = 0u; n < lookups; n++) { // unrolled

@@ -27,8 +27,9 @@ import {
   PlanWriter,
   packBatch,
 } from './plan.ts';
+import { Prefill } from './prefill.ts';
 import { chooseKernels, type KernelChoice, nearestSplit, type TunedSplit, workgroupsPerItem } from './tuned.ts';
-import { type DecodeTile, mergeInvocations, type PrefillTile, workgroupInvocations } from './tuning.ts';
+import { type DecodeTile, mergeInvocations, workgroupInvocations } from './tuning.ts';
 
 /** More blocks than any buffer holds: pools of one buffer share their pipelines whatever their size. */
 const allBlocks = 0x7fffffff;
@@ -53,7 +54,8 @@ export class PagedAttention {
   readonly #cache: LaunchCache;
   readonly #kv: KvCache;
   readonly #options: PagedAttentionOptions;
-  readonly #prefillTile: PrefillTile;
+  readonly #prefill: Prefill;
+  readonly #matrices: KernelChoice['matrices'];
   readonly #decodeTile: DecodeTile;
   readonly #mergeInvocations: number;
   readonly #only: KernelChoice['only'];
@@ -92,7 +94,8 @@ export class PagedAttention {
     this.#cache = cache;
     this.#kv = kv;
     this.#options = options;
-    this.#prefillTile = kernels.prefill;
+    this.#prefill = new Prefill(cache, kernels);
+    this.#matrices = kernels.matrices;
     this.#decodeTile = kernels.decode;
     this.#only = kernels.only;
     this.#workgroupsPerItem = workgroupsPerItem(shape, kernels.decode);
@@ -147,7 +150,7 @@ export class PagedAttention {
     const prepared = prepareModifications(modifications, queryArgumentNames);
     const pools = this.#kv.pools[layer];
     if (!pools) throw new InvalidArgumentError('layer', layer, `an integer from 0 to ${this.#kv.pools.length - 1}`);
-    const kernels = poolKernelsFor(pools.length, prepared);
+    const kernels = poolKernelsFor(pools.length, prepared, this.#matrices);
     try {
       return await this.#prepareLayer(kernels, pools, options);
     } catch (error) {
@@ -218,8 +221,6 @@ export class PagedAttention {
     const { subgroups, ...decodeTile } = this.#decodeTile;
     const decodeKernel = subgroups ? kernels.decodeTeams : kernels.decode;
     const decodeArgs: ArgumentsOf<PoolKernels['decode']['arguments']> = { ...attendArgs, ...decodeTile };
-    const { tokens: _, ...prefillTile } = this.#prefillTile;
-    const prefillArgs: ArgumentsOf<PoolKernels['prefill']['arguments']> = { ...attendArgs, ...prefillTile };
     const mergeArgs: ArgumentsOf<typeof mergeKernel.arguments> = {
       headDim,
       numHeads,
@@ -230,16 +231,12 @@ export class PagedAttention {
       logSumExp: this.#logSumExpAt,
       numRows: 0,
     };
-    const set = (values: Readonly<Record<string, number>>) => {
-      Object.assign(decodeArgs, values);
-      Object.assign(prefillArgs, values);
-    };
     const only = this.#only;
     const [append, copy, decode, prefill, merge] = await Promise.all([
       only ? undefined : this.#cache.prepare(kernels.append, appendArgs),
       only ? undefined : this.#cache.prepare(kernels.copy, copyArgs),
       only === 'prefill' ? undefined : this.#cache.prepare(decodeKernel, decodeArgs),
-      only === 'decode' ? undefined : this.#cache.prepare(kernels.prefill, prefillArgs),
+      only === 'decode' ? undefined : this.#prefill.prepare(kernels, attendArgs),
       this.#cache.prepare(mergeKernel, mergeArgs),
     ]);
     return {
@@ -251,13 +248,16 @@ export class PagedAttention {
       },
       attend: (pass) => {
         decodeArgs.numItems = this.#counts.numDecodeItems;
-        prefillArgs.numItems = this.#counts.numPrefillItems;
         mergeArgs.numRows = this.#counts.numMergeRows;
         decode?.record(pass, decodeArgs);
-        prefill?.record(pass, prefillArgs);
+        prefill?.record(pass, this.#counts.numPrefillItems);
         merge.record(pass, mergeArgs);
       },
-      set: (values) => set(checkScalars(values, options.modifications?.scalars ?? {}, false)),
+      set: (values) => {
+        const checked = checkScalars(values, options.modifications?.scalars ?? {}, false);
+        Object.assign(decodeArgs, checked);
+        prefill?.set(checked);
+      },
       writeData: (values, first = 0) => {
         if (!Number.isInteger(first) || first < 0 || first + values.length > data.length)
           throw new InvalidArgumentError(
@@ -333,7 +333,7 @@ export class PagedAttention {
     this.writer.begin();
     this.#counts = packBatch(this.writer, planned, {
       blockSize,
-      prefillTokens: this.#prefillTile.tokens,
+      prefillTokens: this.#prefill.tokens,
       segmentKeys: this.#segmentKeys(planned),
       maxPartials: this.#maxPartials,
       maxSplitQuery: deterministic ? 0 : 16,

@@ -8,12 +8,15 @@ import decodeTeamsSource from '../../shaders/attention/decode-teams.wgsl' with {
 import fp8Source from '../../shaders/attention/fp8.wgsl' with { type: 'text' };
 import inputsSource from '../../shaders/attention/inputs.wgsl' with { type: 'text' };
 import loadSource from '../../shaders/attention/load.wgsl' with { type: 'text' };
+import matrixSource from '../../shaders/attention/matrix.wgsl' with { type: 'text' };
 import mergeSource from '../../shaders/attention/merge.wgsl' with { type: 'text' };
 import outputSource from '../../shaders/attention/output.wgsl' with { type: 'text' };
 import prefillSource from '../../shaders/attention/prefill.wgsl' with { type: 'text' };
+import prefillMatrixSource from '../../shaders/attention/prefill-matrix.wgsl' with { type: 'text' };
 import rotarySource from '../../shaders/attention/rotary.wgsl' with { type: 'text' };
 import scoreSource from '../../shaders/attention/score.wgsl' with { type: 'text' };
 import stateSource from '../../shaders/attention/state.wgsl' with { type: 'text' };
+import tileSource from '../../shaders/attention/tile.wgsl' with { type: 'text' };
 import updateSource from '../../shaders/attention/update.wgsl' with { type: 'text' };
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
 import {
@@ -30,7 +33,7 @@ import {
 import { kvDtypes, kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
-import { decodeMemory, prefillMemory, prefillOutputRowGroups } from './tuning.ts';
+import { decodeMemory, matrixPrefillMemory, prefillMemory, prefillOutputRowGroups } from './tuning.ts';
 
 /** f32 values of a partial state: headDim outputs, m, l, and two to keep rows of 16 bytes. */
 export const partialWords = (headDim: number) => headDim + 4;
@@ -147,8 +150,23 @@ function appendWorkgroups(numTokens: number, numKvHeads: number, headDim: number
   return Math.ceil((numTokens * numKvHeads) / Math.max(1, Math.floor(64 / (headDim / 8))));
 }
 
+/** The part of the kernel "prefill by matrices" that computes with matrices. */
+export interface MatrixFunctions {
+  /** The functions of shaders/attention/matrix.wgsl. */
+  readonly wgsl: string;
+  readonly enables: readonly string[];
+  /** Arrays of matrices need constant indices. */
+  readonly unroll: boolean;
+}
+
+const subgroupMatrices: MatrixFunctions = {
+  wgsl: matrixSource,
+  enables: ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'],
+  unroll: true,
+};
+
 /** The kernels that read or write a pool of `poolBuffers` buffers, with a caller's modifications compiled in. */
-function definePoolKernels(poolBuffers: number, modifications: PreparedModifications) {
+function definePoolKernels(poolBuffers: number, modifications: PreparedModifications, matrices: MatrixFunctions) {
   const written = poolArguments(poolBuffers, writeBuffer);
   const read = poolArguments(poolBuffers, readBuffer);
   const numbers = (first: number) => Array.from({ length: poolBuffers }, (_, i) => first + i);
@@ -272,7 +290,7 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
 
   const prefill = defineKernel({
     name: 'prefill',
-    source: [...attendSource, prefillSource],
+    source: [...attendSource, tileSource, prefillSource],
     prelude: (selectors) => {
       const { headDim, kvDtype, loadWords, headTile, rowTile, keyTile, rowsPerThread, keysPerThread } = selectors;
       const { units, unitVectors } = unitsOf(Number(headDim), Number(kvDtype), Number(loadWords));
@@ -305,7 +323,45 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
     },
   });
 
-  return { append, copy, decode, decodeTeams, prefill };
+  const matrixPrefill = defineKernel({
+    name: 'prefill by matrices',
+    source: [...attendSource, tileSource, prefillMatrixSource, matrices.wgsl],
+    prelude: (selectors) => {
+      const { headTile, subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage } = selectors;
+      return [attendPrelude(selectors), constants({ headTile, subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage })].join('\n');
+    },
+    enables: () => matrices.enables,
+    arguments: {
+      ...layout,
+      ...heads,
+      ...{ subgroupCount: frozen('text'), rowBlocks: frozen('text'), columnGroups: frozen('text') },
+      ...{ keyTile: frozen('text'), sharedStage: frozen('text') },
+      ...buffers,
+      ...queryArguments,
+      ...scalars,
+      numItems: gridCount,
+    },
+    ...(matrices.unroll && { unroll: true }),
+    workgroupMemory: ({ headDim, headTile, subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage }) =>
+      matrixPrefillMemory(
+        {
+          headTile: Number(headTile),
+          subgroupCount: Number(subgroupCount),
+          rowBlocks: Number(rowBlocks),
+          columnGroups: Number(columnGroups),
+          keyTile: Number(keyTile),
+          sharedStage: sharedStage === 'true',
+        },
+        Number(headDim),
+      ),
+    workgroups: {
+      x: ({ numItems }) => numItems,
+      y: ({ numKvHeads }) => numKvHeads,
+      z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
+    },
+  });
+
+  return { append, copy, decode, decodeTeams, prefill, matrixPrefill };
 }
 
 const formatOf = (kvDtype: number) => Object.values(kvFormats)[kvDtype];
@@ -334,9 +390,9 @@ export type PoolKernels = ReturnType<typeof definePoolKernels>;
 const poolKernels = new Map<string, PoolKernels>();
 
 /** The kernels for so many pool buffers and these modifications; the same ones for the same text, so that pipelines are shared. */
-export function poolKernelsFor(poolBuffers: number, modifications = noModifications): PoolKernels {
-  const key = JSON.stringify([poolBuffers, modifications]);
-  const known = poolKernels.get(key) ?? definePoolKernels(poolBuffers, modifications);
+export function poolKernelsFor(poolBuffers: number, modifications = noModifications, matrices = subgroupMatrices): PoolKernels {
+  const key = JSON.stringify([poolBuffers, modifications, matrices.wgsl]);
+  const known = poolKernels.get(key) ?? definePoolKernels(poolBuffers, modifications, matrices);
   poolKernels.set(key, known);
   return known;
 }
@@ -347,9 +403,10 @@ export const {
   decode: decodeKernel,
   decodeTeams: decodeTeamsKernel,
   prefill: prefillKernel,
+  matrixPrefill: matrixPrefillKernel,
   copy: copyKernel,
 } = poolKernelsFor(1);
 export const attentionKernels: readonly AnyKernel[] = [
   ...[appendKernel, updateKernel, copyKernel],
-  ...[decodeKernel, decodeTeamsKernel, mergeKernel, prefillKernel],
+  ...[decodeKernel, decodeTeamsKernel, mergeKernel, prefillKernel, matrixPrefillKernel],
 ];

@@ -9,10 +9,18 @@ import { indexedDbStore, type JsonKind, type JsonStore, type JsonStoreOptions, t
 import { hash } from '../launch/manifest.ts';
 import { version } from '../version.ts';
 import { adapterDefaults } from './adapters.ts';
-import { attentionKernels } from './kernels.ts';
+import { attentionKernels, type MatrixFunctions } from './kernels.ts';
 import { hasTokenScales, type KvDtype, type KvLayout, kvFormats } from './layout.ts';
 import { planPrelude } from './plan.ts';
-import { type DecodeTile, decodeTileSpace, type PrefillTile, prefillTileSpace } from './tuning.ts';
+import {
+  type DecodeTile,
+  decodeTileSpace,
+  isMatrixTile,
+  type MatrixPrefillTile,
+  matrixTileSpace,
+  type PrefillTile,
+  prefillTileSpace,
+} from './tuning.ts';
 
 /** What attention is compiled for. */
 export interface AttentionShape extends KvLayout {
@@ -38,7 +46,7 @@ export interface TunedSplit extends Split {
 export interface TuningEntry {
   readonly shape: AttentionShape;
   readonly decode?: DecodeTile;
-  readonly prefill?: PrefillTile;
+  readonly prefill?: PrefillTile | MatrixPrefillTile;
   readonly splits?: readonly TunedSplit[];
 }
 
@@ -97,7 +105,11 @@ export function textTunings(files: TextFiles, options?: JsonStoreOptions): Tunin
 /** What one `PagedAttention` runs with. */
 export interface KernelChoice {
   readonly decode: DecodeTile;
-  readonly prefill: PrefillTile;
+  readonly prefill: PrefillTile | MatrixPrefillTile;
+  /** What takes its place where `prefill` is of matrices and does not compile. */
+  readonly plainPrefill: PrefillTile;
+  /** What computes with matrices; default: subgroups. */
+  readonly matrices?: MatrixFunctions;
   /** At least one; a step takes the nearest. */
   readonly splits: readonly TunedSplit[];
   /** What holds where the buffer of partial states would be too large for `splits`: what was not tuned. */
@@ -123,7 +135,8 @@ export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOp
   const space = tileSpace(gpu, shape, options.maxInvocations);
   const decode = pickTile('decode', space.decode, entries, onTuningProblem);
   const prefill = pickTile('prefill', space.prefill, entries, onTuningProblem);
-  if (!decode || !prefill) {
+  const plainPrefill = space.prefill.find((tile): tile is PrefillTile => !isMatrixTile(tile));
+  if (!decode || !prefill || !plainPrefill) {
     const { maxComputeWorkgroupStorageSize: granted } = gpu.limits;
     const what = `Attention with headDim ${shape.headDim}`;
     const remedy = 'Open the device with larger limits.';
@@ -142,7 +155,7 @@ export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOp
   // An item is several workgroups, so that more of these take no more room; beyond that they would.
   const most = split.targetWorkgroups * workgroupsPerItem(shape, decode);
   const splits = tuned?.map((one) => ({ ...one, targetWorkgroups: Math.min(one.targetWorkgroups, most) }));
-  return { decode, prefill, splits: splits ?? [split], split };
+  return { decode, prefill, plainPrefill, splits: splits ?? [split], split };
 }
 
 /** Workgroups of one work item of the decode kernel. */
@@ -152,10 +165,10 @@ export function workgroupsPerItem({ numHeads, numKvHeads }: AttentionShape, { he
 
 /** All tiles that a device can run for a shape, as far as tuning looks; the default first. */
 export function tileSpace(
-  { limits, adapter, subgroupMinSize, wgslLanguageFeatures }: Gpu,
+  { limits, adapter, features, subgroupMinSize, wgslLanguageFeatures }: Gpu,
   shape: AttentionShape,
   most?: number,
-): { readonly decode: readonly DecodeTile[]; readonly prefill: readonly PrefillTile[] } {
+): { readonly decode: readonly DecodeTile[]; readonly prefill: readonly (PrefillTile | MatrixPrefillTile)[] } {
   const groupSize = shape.numHeads / shape.numKvHeads;
   const memory = limits.maxComputeWorkgroupStorageSize;
   const invocations = most ?? adapterDefaults(adapter).maxInvocations;
@@ -163,7 +176,10 @@ export function tileSpace(
   const hasProducts = shape.dtype !== 'int8' || wgslLanguageFeatures.has('packed_4x8_integer_dot_product');
   return {
     decode: decodeTileSpace(shape, groupSize, memory, invocations, hasProducts ? subgroupMinSize : 0, most),
-    prefill: prefillTileSpace(shape, groupSize, memory, invocations, most),
+    prefill: [
+      ...(features.subgroupMatrices ? matrixTileSpace(shape, groupSize, memory, invocations) : []),
+      ...prefillTileSpace(shape, groupSize, memory, invocations, most),
+    ],
   };
 }
 

@@ -1,7 +1,7 @@
 /** Measures which tiles and splits are fastest for a shape on this device. What wins computes what the default computes. */
 import { InvalidArgumentError } from '../errors.ts';
 import { causeOf, type Gpu } from '../gpu.ts';
-import { LaunchCache } from '../launch/cache.ts';
+import { LaunchCache, type LaunchEvent } from '../launch/cache.ts';
 import { type PassTimer, passTimer } from '../launch/pass-timer.ts';
 import { checkLayout, checkPositive, type KvDtype } from './layout.ts';
 import { chooseSegmentKeys } from './plan.ts';
@@ -22,7 +22,7 @@ import {
   tuningOrigin,
   workgroupsPerItem,
 } from './tuned.ts';
-import type { DecodeTile, PrefillTile } from './tuning.ts';
+import type { DecodeTile, MatrixPrefillTile, PrefillTile } from './tuning.ts';
 import { OpenWorkload, type ReadyWorkload, type Workload } from './workload.ts';
 
 export interface TuneOptions {
@@ -50,7 +50,7 @@ export interface TuneProgress {
 export type TunedPart =
   | ({ readonly part: 'decode' } & Comparison<DecodeTile>)
   | ({ readonly part: 'splits' } & Comparison<Split>)
-  | ({ readonly part: 'prefill' } & Comparison<PrefillTile>);
+  | ({ readonly part: 'prefill' } & Comparison<PrefillTile | MatrixPrefillTile>);
 
 interface Comparison<T> extends Found<T> {
   readonly workloads: readonly Workload[];
@@ -160,7 +160,7 @@ class Tuner {
     });
   }
 
-  async tunePrefill(tiles: readonly PrefillTile[]): Promise<void> {
+  async tunePrefill(tiles: readonly (PrefillTile | MatrixPrefillTile)[]): Promise<void> {
     const defaults = this.#gpu.adapter.software ? smallWorkloads.prefill : workloads.prefill;
     const asked = (this.#options.prefill ?? defaults).map((one) => ({ ...one, sequences: 1 }));
     await this.#withWorkloads(asked, async (open) => {
@@ -205,7 +205,7 @@ class Tuner {
   }
 
   /** @returns undefined where the budget was spent before. */
-  async #search<T extends DecodeTile | PrefillTile | Split>(
+  async #search<T extends DecodeTile | PrefillTile | MatrixPrefillTile | Split>(
     part: TunedPart['part'],
     candidates: readonly T[],
     open: readonly OpenedWorkload[],
@@ -220,6 +220,7 @@ class Tuner {
         const subject = await Candidate.open(this.#gpu, open, choose(candidate), this.#timer, () => this.#pause());
         try {
           const outputs = await subject.compute();
+          if (expected && subject.fallback) throw subject.fallback;
           if (expected) compareOutputs(outputs, expected, this.#options.shape);
           expected ??= outputs;
           return subject;
@@ -261,6 +262,8 @@ interface OpenedWorkload {
 
 /** One choice of kernels, ready to run all workloads of a part. */
 class Candidate implements Subject {
+  /** Why another kernel than the choice's runs, where it does. */
+  fallback: unknown;
   readonly #cache: LaunchCache;
   readonly #ready: ReadyWorkload[] = [];
   readonly #timer: PassTimer;
@@ -273,10 +276,15 @@ class Candidate implements Subject {
     timer: PassTimer,
     pause: () => Promise<void>,
   ): Promise<Candidate> {
+    let fallback: unknown;
+    const onEvent = (event: LaunchEvent) => {
+      if (event.type === 'fallback') fallback = event.reason;
+    };
     // Tiles are frozen in a launch cache: each candidate has one.
-    const candidate = new Candidate(new LaunchCache(gpu, { argumentSlots: 64 }), timer, pause);
+    const candidate = new Candidate(new LaunchCache(gpu, { argumentSlots: 64, onEvent }), timer, pause);
     try {
       for (const { data } of workloads) candidate.#ready.push(await data.prepare(candidate.#cache, choice));
+      candidate.fallback = fallback;
       return candidate;
     } catch (error) {
       candidate.destroy();

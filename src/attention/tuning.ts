@@ -18,6 +18,28 @@ export interface PrefillTile {
   readonly tokens: number;
 }
 
+/** How the prefill kernel by matrices takes rows and keys; see shaders/attention/prefill-matrix.wgsl. */
+export interface MatrixPrefillTile {
+  /** Subgroups, of 32 invocations, of a workgroup. */
+  readonly subgroupCount: number;
+  /** Matrices of 16 rows that a subgroup has: a multiple of columnGroups. */
+  readonly rowBlocks: number;
+  /** Subgroups that share rows: a divisor of subgroupCount, of keyTile / 16 and of headDim / 16. */
+  readonly columnGroups: number;
+  /** Keys staged at a time, a multiple of 16. */
+  readonly keyTile: number;
+  /** Keys and values take turns in workgroup memory, at the price of a barrier. */
+  readonly sharedStage: boolean;
+  /** Query heads of a group that one workgroup takes. */
+  readonly headTile: number;
+  /** Query tokens of one workgroup. */
+  readonly tokens: number;
+}
+
+export function isMatrixTile(tile: PrefillTile | MatrixPrefillTile): tile is MatrixPrefillTile {
+  return 'subgroupCount' in tile;
+}
+
 /**
  * Rows, keys, and the block of scores of an invocation, the best first. On an H200, ms for 2,048 and 8,192 tokens in f16: 32 x 64 in blocks of
  * 4 x 2 takes 1.70 and 25.0, 32 x 32 in blocks of 2 x 2 1.76 and 26.5, of 2 x 4 2.04 and 30.4, of 4 x 4 3.24 and 47.4: more invocations hide more
@@ -54,6 +76,17 @@ export function prefillMemory(
   const byRow = [rowTile * (headDim + 4), rowTile * keyTile, rowTile, rowTile, rowTile];
   const words = [...byRow, keyTile * (rowBytes / 4 + 4), spans, 2 * keyTile, 4 * keyTile + 2];
   return words.reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
+}
+
+/** Bytes of workgroup memory of the prefill kernel by matrices: keys and values, scores, weights, what is by row, spans, rows and scales. */
+export function matrixPrefillMemory(
+  { subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage, headTile }: Omit<MatrixPrefillTile, 'tokens'>,
+  headDim: number,
+): number {
+  const rowTile = (subgroupCount / columnGroups) * rowBlocks * 16;
+  const vectors = (sharedStage ? 1 : 2) * keyTile * (headDim / 8 + 1) + rowTile * (keyTile / 4 + 1 + keyTile / 8 + 1);
+  const words = [2 * rowTile, Math.floor(rowTile / headTile) * spanWords, 2 * keyTile, 4 * keyTile + 2, 1];
+  return words.reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 16 * vectors);
 }
 
 /** How the invocations of a prefill workgroup share the outputs: in so many groups of rows. About eight values of a row each, or one load of them. */
@@ -228,6 +261,43 @@ export function prefillTileSpace(
     const headTile = Math.min(groupSize, tile.rowTile);
     if (prefillMemory(layout.headDim, rowBytes(layout), { ...tile, headTile }) > memory) return [];
     return [{ ...tile, headTile, tokens: Math.floor(tile.rowTile / headTile) }];
+  });
+}
+
+/**
+ * Tiles of the prefill kernel by matrices: subgroups, blocks of rows and column groups, keys, and whether keys and values take turns; the best first.
+ */
+const matrixTiles = [
+  [8, 2, 2, 32, false],
+  [4, 1, 1, 64, true],
+  [4, 2, 2, 64, true],
+  [8, 1, 1, 32, false],
+  [4, 2, 2, 32, false],
+  [4, 1, 1, 32, false],
+  [8, 2, 2, 32, true],
+  [4, 2, 2, 32, true],
+  [4, 1, 1, 32, true],
+  [4, 1, 1, 16, true],
+] as const;
+
+/**
+ * The prefill tiles by matrices to choose among, the best first; none for shapes that they do not take: values of 32 bits would lose precision, and
+ * rows of more than 128 values have no room in registers.
+ */
+export function matrixTileSpace(
+  layout: KvLayout,
+  groupSize: number,
+  memory: number,
+  mostInvocations: number,
+): readonly MatrixPrefillTile[] {
+  const { headDim, dtype } = layout;
+  if (dtype === 'f32' || headDim % 16 !== 0 || headDim > 128) return [];
+  return matrixTiles.flatMap(([subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage]) => {
+    const rowTile = (subgroupCount / columnGroups) * rowBlocks * 16;
+    const headTile = Math.min(groupSize, rowTile);
+    const tile = { subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage, headTile, tokens: Math.floor(rowTile / headTile) };
+    const isWhole = (headDim / 16) % columnGroups === 0 && 32 * subgroupCount <= mostInvocations;
+    return isWhole && matrixPrefillMemory(tile, headDim) <= memory ? [tile] : [];
   });
 }
 

@@ -48,7 +48,7 @@ export type LaunchEvent =
   | { readonly type: 'pass-through'; readonly reason: string }
   /** A variant that a launch could not wait for does not compile. The launch is lost with its command buffer, and the next one throws the error. */
   | { readonly type: 'compile-error'; readonly kernel: string; readonly error: KernelCompileError }
-  /** `prepareFitting` passed over a set of arguments. */
+  /** `prepareFitting` passed over a set of arguments; or another kernel took the place of this one (index 0). */
   | { readonly type: 'fallback'; readonly kernel: string; readonly index: number; readonly reason: unknown };
 
 export interface LaunchCacheOptions {
@@ -196,6 +196,11 @@ export class LaunchCache {
         this.#options.onEvent?.({ type: 'fallback', kernel: kernel.name, index, reason: error });
       }
     }
+  }
+
+  /** Tells `onEvent` that a caller took another kernel, because this one does not compile here. */
+  reportFallback(kernel: string, reason: unknown): void {
+    this.#options.onEvent?.({ type: 'fallback', kernel, index: 0, reason });
   }
 
   /** Compiles a site's variant for other keys ahead of the launch that needs it. */

@@ -25,6 +25,7 @@ export const specFiles: SpecFiles = {
   attention: () => import('./attention.spec.ts'),
   'attention-grid': () => import('./attention-grid.spec.ts'),
   'attention-adversarial': () => import('./attention-adversarial.spec.ts'),
+  'attention-matrix': () => import('./attention-matrix.spec.ts'),
   'attention-scores': () => import('./attention-scores.spec.ts'),
   'attention-steps': () => import('./attention-steps.spec.ts'),
   contiguous: () => import('./contiguous.spec.ts'),

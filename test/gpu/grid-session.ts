@@ -1,6 +1,7 @@
 /** Runs one case of the grid: appends its context, attends to its batch, and reads back all that may have been written. */
 import { nullBlock } from '../../src/attention/blocks.ts';
 import { blocksPerBuffer } from '../../src/attention/layout.ts';
+import { chooseKernels } from '../../src/attention/tuned.ts';
 import {
   CapacityExceededError,
   KvCache,
@@ -84,7 +85,16 @@ export class GridSession {
     expect(this.kv.pools[0].length === of.buffers, `the pool has ${this.kv.pools[0].length} buffers, expected ${of.buffers}`);
     shuffleBlocks(this.kv, numbers);
     // Not those of other files: their modifications would be counted here.
-    this.cache = sharedCache(t.gpu, ['grid', of.heads, headDim, blockSize, of.storage, of.buffers, of.maxInvocations]);
+    this.cache = sharedCache(t.gpu, [
+      'grid',
+      of.heads,
+      headDim,
+      blockSize,
+      of.storage,
+      of.buffers,
+      of.maxInvocations,
+      change.kernels?.name ?? '',
+    ]);
 
     this.#operands = new GridOperands(t, of, inputs);
     const segmentKeys = segmentKeysOf(of);
@@ -97,7 +107,8 @@ export class GridSession {
       logSumExp: of.logSumExp,
       extraPlanWords: inputs.sequences.reduce((sum, { entry }) => sum + (entry.queryBias?.length ?? 0), 0),
     };
-    this.#attention = new PagedAttention(this.cache, this.kv, options);
+    const choice = change.kernels?.of(chooseKernels(t.gpu, { ...layout, numHeads }, options));
+    this.#attention = new PagedAttention(this.cache, this.kv, options, choice);
     t.defer(() => this.#attention.destroy());
     this.#output = emptyBuffer(t, (this.#operands.queryTokens * numHeads * headDim + margin) * 4, undefined, t.gpu);
   }

@@ -2,7 +2,7 @@
 
 import { tileSpace, tuningOrigin } from '../../src/attention/tuned.ts';
 import { tuneAmong } from '../../src/attention/tuner.ts';
-import type { DecodeTile, PrefillTile } from '../../src/attention/tuning.ts';
+import { type DecodeTile, isMatrixTile, type PrefillTile } from '../../src/attention/tuning.ts';
 import { type AttentionShape, type Gpu, type TuneProgress, type Tuning, textTunings, tune, tuneOnce } from '../../src/index.ts';
 import { expect, expectClose, expectEqual, expectThrows, random, spec } from '../harness/harness.ts';
 import { countObjects } from './observe.ts';
@@ -95,7 +95,8 @@ spec(
     const space = tileSpace(t.gpu, other, maxInvocations);
     const decode = space.decode[space.decode.length - 1];
     const size = ({ rowTile, keyTile }: PrefillTile) => rowTile * keyTile;
-    const prefill = space.prefill.reduce((small, tile) => (size(tile) < size(small) ? tile : small));
+    const plain = space.prefill.filter((tile): tile is PrefillTile => !isMatrixTile(tile));
+    const prefill = plain.reduce((small, tile) => (size(tile) < size(small) ? tile : small));
     const splits = [{ sequences: 1, keys: 100, targetWorkgroups: 512, minSegmentKeys: 32 }];
     const tuning: Tuning = { version: 1, origin: tuningOrigin(t.gpu), entries: [{ shape: other, decode, prefill, splits }] };
     const problems: string[] = [];

@@ -41,10 +41,12 @@ export function fakeGpu(): FakeGpu {
     maxStorageBuffersPerShaderStage: 8,
     maxComputeWorkgroupsPerDimension: 65535,
   };
+  const features = { shaderF16: false, subgroups: false, timestampQuery: false, subgroupMatrices: false };
   return {
     gpu: {
       device,
       limits,
+      features,
       wgslLanguageFeatures: new Set(),
       adapter: { software: false },
       lost: new Promise(() => {}),
