@@ -11,14 +11,19 @@ export function timerNote({ features }: Gpu): string {
 }
 
 /** Milliseconds of work after which a GPU that was idle, while the host checked results, runs at its full clock again. */
-const rampUp = 150;
+const rampUp = 400;
+/** Passes of the warm-up are longer by so much: a GPU that has to wait for the host between short ones (11 ms in Deno) stays slow. */
+const rampUpTimes = 24;
 
-/** Medians are of what comes after this: runs `sample` until the GPU is at its full clock, then so many times more. @returns the times of these */
-export async function sampleWarm(rounds: number, software: boolean, sample: () => Promise<number>): Promise<number[]> {
+/**
+ * Medians are of what comes after this: keeps the GPU busy until it is at its full clock, then takes samples.
+ * @param sample does the work so many times over, in one pass; gives the time of one
+ */
+export async function sampleWarm(rounds: number, software: boolean, sample: (times: number) => Promise<number>): Promise<number[]> {
   const start = performance.now();
-  do await sample();
+  do await sample(software ? 1 : rampUpTimes);
   while (!software && performance.now() - start < rampUp);
   const times: number[] = [];
-  for (let i = 0; i < rounds; i++) times.push(await sample());
+  for (let i = 0; i < rounds; i++) times.push(await sample(1));
   return times;
 }

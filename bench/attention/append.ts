@@ -104,7 +104,7 @@ export async function measureAppend(gpu: Gpu, shape: Shape, one: AppendCase, rou
     const rows: BenchRow[] = [];
     for (const [name, record] of ways) {
       const count = quick ? 1 : Math.max(2, Math.min(200, Math.ceil(100_000 / numTokens)));
-      const times = await sampleWarm(rounds, gpu.adapter.software || quick, () => timeMany(timer, record, submit, count));
+      const times = await sampleWarm(rounds, gpu.adapter.software || quick, (times) => timeMany(timer, record, submit, times * count));
       rows.push(rowOf(`append, ${name}`, { case: `${batch} x ${tokens}`, kv: dtype }, 'us', times));
     }
     return rows;

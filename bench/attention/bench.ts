@@ -73,7 +73,7 @@ async function measure(
     const first = await open.time(timer, 2);
     // Some milliseconds a sample, so that neither the clock's steps nor its two ends count.
     const count = quick ? 1 : Math.max(2, Math.min(400, Math.ceil(12 / first)));
-    const times = await sampleWarm(rounds, gpu.adapter.software || quick, () => open.time(timer, count));
+    const times = await sampleWarm(rounds, gpu.adapter.software || quick, (times) => open.time(timer, times * count));
     const kernel = kernelOf(gpu, shape, one);
     const params = { case: one.name, kv: one.dtype, ...(one.prefill && { kernel }) };
     const ceiling = bound === 'fma' && kernel !== 'plain' ? ceilings.matrices : ceilings[bound];

@@ -102,7 +102,13 @@ export async function measureCeilings(gpu: Gpu, rounds: number): Promise<Ceiling
     const fma = await cache.prepare(fmaKernel, fmaArgs);
     const submit = (commands: GPUCommandBuffer) => cache.submit([commands]);
     const best = async (record: (pass: GPUComputePassEncoder) => void) => {
-      return median(await sampleWarm(rounds, adapter.software, () => timer.time(record, submit))) / 1000;
+      const sample = async (times: number) => {
+        const repeat = (pass: GPUComputePassEncoder) => {
+          for (let i = 0; i < times; i++) record(pass);
+        };
+        return (await timer.time(repeat, submit)) / times;
+      };
+      return median(await sampleWarm(rounds, adapter.software, sample)) / 1000;
     };
     const repeats = adapter.software ? 1 : 8;
     const readTime = await best((pass) => {

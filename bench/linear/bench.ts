@@ -55,7 +55,7 @@ async function measure(
     const first = await open.time(timer, 2);
     // Some milliseconds a sample, so that neither the clock's steps nor its two ends count.
     const count = small ? 1 : Math.max(2, Math.min(1000, Math.ceil(12 / first)));
-    const times = await sampleWarm(rounds, small, () => open.time(timer, count));
+    const times = await sampleWarm(rounds, small, (times) => open.time(timer, times * count));
     const { shape, rows, dtype } = one;
     const reading = open.bytes / ceilings.read;
     const arithmetic = open.operations / ceilings.fma;
