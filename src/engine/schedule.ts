@@ -10,6 +10,8 @@ export interface SchedulerOptions {
   readonly maxSequences: number;
   /** Most tokens that one request gets of a step, so that a long prompt leaves room for others; default: no limit. */
   readonly longPrefillThreshold?: number;
+  /** Rows of logits of one step, at least `maxSequences`; drafts share what is left. Default: no limit. */
+  readonly maxLogitRows?: number;
   /** Keys that a token sees, where all layers have a sliding window; blocks that fell out are given up. */
   readonly window?: number;
   /** First keys that stay visible beside the window; default 0. */

@@ -22,6 +22,8 @@ export class Scheduler {
   readonly #running: Request[] = [];
   readonly #waiting: Request[] = [];
   #step = 0;
+  /** Rows of logits that drafts can still have in this step. */
+  #spareRows = 0;
   #preemptions = 0;
   #prefixQueries = 0;
   #prefixHits = 0;
@@ -58,6 +60,8 @@ export class Scheduler {
   /** Reserves the slots of the next step. */
   schedule(): ScheduledStep {
     this.#step++;
+    const { maxSequences, maxLogitRows = Number.POSITIVE_INFINITY } = this.#options;
+    this.#spareRows = Math.max(0, maxLogitRows - maxSequences);
     const entries: ScheduledTokens[] = [];
     const failed: { request: Request; error: PagewiseError }[] = [];
     const preempted = this.#preemptions;
@@ -124,7 +128,7 @@ export class Scheduler {
     const { longPrefillThreshold = budget } = this.#options;
     const most = Math.min(budget, longPrefillThreshold);
     if (missing > 1 || draft.length === 0) return Math.min(missing, most);
-    return Math.min(missing + draft.length, left, most); // a draft may well be cut short
+    return Math.min(missing + Math.min(draft.length, this.#spareRows), left, most); // a draft may well be cut short
   }
 
   /** Finds room for `count` more tokens, or for the first of them where the others are a draft. @returns how many fit, else why the request no longer runs. */
@@ -257,6 +261,7 @@ export class Scheduler {
       request.inFlight++;
       request.isFresh = false;
       request.draft = [];
+      this.#spareRows -= drafted;
     }
     if (end >= request.promptLength) request.promptStep ??= this.#step;
     this.#register(request);
