@@ -247,7 +247,7 @@ spec(
     expectEqual([engine.kv.blocks.free, engine.kv.sequences.size], [2, 0], 'free blocks and open sequences');
     const { ids } = await engine.generate(prompt, { temperature: 0, maxTokens: 8 }).result;
     expectEqual(ids.length, 8, 'tokens afterwards');
-    engine.kv.open();
+    for (let row = 0; row <= engine.maxSequences; row++) engine.kv.open();
     await expectThrows(CapacityExceededError, () => engine.generate(prompt, greedy).result, /maxSequences/);
   },
   once,
