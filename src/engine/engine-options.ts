@@ -26,7 +26,7 @@ export interface EngineOptions {
   readonly longPrefillThreshold?: number;
   /** Keep blocks of prompts and answers for requests that begin the same; default true. */
   readonly prefixCaching?: boolean;
-  /** Most requests that wait while `maxSequences` run; more are refused with `EngineBusyError`. Default: no limit. */
+  /** Most requests that wait, because `maxSequences` run or blocks are short; more are refused with `EngineBusyError`. Default: no limit. */
   readonly maxWaiting?: number;
   /** Default `on`; `verify` holds every launch against its full key. */
   readonly launchCache?: LaunchCacheMode;

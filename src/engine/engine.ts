@@ -177,7 +177,7 @@ export class Engine {
       defaults: { ...this.defaults, eosTokenIds: this.defaults.eosTokenIds ?? config.eosTokenIds },
     });
     const loop = this.#loop;
-    const waiting = loop.size - this.maxSequences;
+    const waiting = Math.max(loop.size - this.maxSequences, this.#parts.scheduler.passedOver);
     if (waiting >= this.#parts.maxWaiting) throw new EngineBusyError(waiting);
     const host = {
       abort: (generation: RunningGeneration) => loop.remove(generation),

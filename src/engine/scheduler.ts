@@ -24,6 +24,8 @@ export class Scheduler {
   #step = 0;
   /** Rows of logits that drafts can still have in this step. */
   #spareRows = 0;
+  /** Requests that the last step left waiting. */
+  #passedOver = 0;
   #preemptions = 0;
   #prefixQueries = 0;
   #prefixHits = 0;
@@ -40,6 +42,11 @@ export class Scheduler {
 
   get waiting(): readonly Request[] {
     return this.#waiting;
+  }
+
+  /** Waiting requests for which the last step had no room. */
+  get passedOver(): number {
+    return Math.min(this.#passedOver, this.#waiting.length);
   }
 
   stats(): SchedulerStats {
@@ -78,6 +85,7 @@ export class Scheduler {
       budget -= fitting;
     }
     if (this.#preemptions === preempted) this.#admit(budget, entries, failed);
+    this.#passedOver = this.#waiting.length;
     return { entries, numTokens: entries.reduce((sum, { count }) => sum + count, 0), failed };
   }
 

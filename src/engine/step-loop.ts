@@ -35,6 +35,8 @@ interface StepInFlight {
   readonly step: ScheduledStep;
   rows?: readonly SampledToken[];
   error?: { readonly cause: unknown };
+  /** Nobody waits for its results any more. */
+  abandoned?: true;
 }
 
 interface Owner {
@@ -122,7 +124,7 @@ export class StepLoop {
   async fail(error: unknown): Promise<void> {
     const generations = new Set([...this.#owners.values()].map(({ generation }) => generation));
     for (const generation of generations) this.remove(generation);
-    this.#inFlight.length = 0;
+    for (const step of this.#inFlight) step.abandoned = true; // still in flight: their staging buffers are not free yet
     // What was scheduled last may not have been submitted: copies are not to be made any more, and no block holds for sure what it should.
     this.#parts.kv.takeBlockCopies();
     this.#parts.prefixes?.clear();
@@ -183,8 +185,9 @@ export class StepLoop {
       this.#wake = undefined;
     }
     waiting?.end();
-    if (!isHere() || this.#inFlight[0] !== oldest) return;
+    if (!isHere()) return;
     this.#inFlight.shift();
+    if (oldest.abandoned) return;
     if (oldest.error) throw oldest.error.cause;
     this.#accept(oldest.step, oldest.rows ?? []);
   }

@@ -94,7 +94,7 @@ spec(
 );
 
 spec(
-  'seeds decide the text, and generations queue',
+  'seeds decide the text, side by side, too',
   async (t) => {
     const engine = await loadEngine(t);
     const write = (seed: number) => engine.generate(prompt, { temperature: 1, seed, maxTokens: 12 }).result;

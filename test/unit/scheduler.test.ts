@@ -61,6 +61,19 @@ describe('one step', () => {
     expect(scheduler.stats()).toMatchObject({ running: 2, waiting: 0 });
   });
 
+  it('says how many it passed over, and counts none that came since', () => {
+    const { scheduler, add } = open({ maxSequences: 2 });
+    for (let i = 1; i < 4; i++) add(3, i);
+    expect(scheduler.passedOver).toBe(0);
+    scheduler.schedule();
+    expect(scheduler.passedOver).toBe(1);
+    const late = add(3, 5);
+    expect([scheduler.passedOver, scheduler.stats().waiting]).toEqual([1, 2]);
+    scheduler.finish(scheduler.waiting[0]!);
+    scheduler.finish(late!);
+    expect(scheduler.passedOver).toBe(0);
+  });
+
   it('lets lower priorities go first', () => {
     const { scheduler, add } = open({ maxSequences: 2 });
     const [last, first, second] = [add(3, 1, { priority: 2 }), add(3, 2, { priority: -1 }), add(3, 3)];
