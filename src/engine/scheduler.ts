@@ -73,9 +73,8 @@ export class Scheduler {
     const failed: { request: Request; error: PagewiseError }[] = [];
     const preempted = this.#preemptions;
     let budget = this.#options.maxTokensPerStep;
-    for (let i = 0; i < this.#running.length && budget > 0; i++) {
-      const request = this.#running[i];
-      const count = this.#tokensWanted(request, budget);
+    for (const request of [...this.#running]) {
+      const count = request.status === 'running' ? this.#tokensWanted(request, budget) : 0;
       if (count === 0) continue;
       this.#giveUpBlocks(request);
       const fitting = this.#makeFit(request, count);
@@ -123,7 +122,7 @@ export class Scheduler {
    */
   makeRoom(blocks: number): void {
     const { blocks: pool } = this.#tables;
-    while (pool.free < blocks && this.#running.length > 0) this.#preempt(this.#running[this.#running.length - 1]);
+    while (pool.free < blocks && this.#running.length > 0) this.#preempt();
     if (pool.free < blocks) throw new BlocksExhaustedError(blocks, pool.free, pool.size - 1);
   }
 
@@ -147,20 +146,22 @@ export class Scheduler {
       if (this.#tables.blocksNeeded(sequence, count) <= blocks.free) return count;
       const needed = this.#tables.blocksNeeded(sequence, 1);
       if (request.draft.length > 0 && sequence.length + 1 === request.tokens.length && needed <= blocks.free) return 1;
-      const last = this.#running[this.#running.length - 1];
       if (this.#running.length === 1) {
         if (request.inFlight > 0) return 'waits'; // one of these may be its end
         const error = new BlocksExhaustedError(this.#tables.blocksNeeded(sequence, count), blocks.free, blocks.size - 1);
         this.finish(request);
         return error;
       }
-      this.#preempt(last);
-      if (last === request) return 'preempted';
+      if (this.#preempt() === request) return 'preempted';
     }
   }
 
-  /** Takes a request's blocks away; it computes its tokens anew when there is room, from the prefix cache where it can. */
-  #preempt(request: Request): void {
+  /**
+   * Takes the blocks of the last running request away, or of the last one whose reader has fallen behind; it computes its tokens anew when there is room, from the
+   * prefix cache where it can.
+   */
+  #preempt(): Request {
+    const request = this.#running.findLast(({ paused }) => paused) ?? this.#running[this.#running.length - 1];
     this.#tables.close(request.sequence as Sequence);
     request.sequence = undefined;
     request.status = 'waiting';
@@ -168,6 +169,7 @@ export class Scheduler {
     this.#running.splice(this.#running.indexOf(request), 1);
     insert(this.#waiting, request, 'in front');
     this.#preemptions++;
+    return request;
   }
 
   /** Admits waiting requests, first come first served, until one does not fit. */

@@ -227,6 +227,7 @@ export class Simulation {
       ensure(sequences.has(sequence), 'the sequence of a running request is open');
       ensure(sequence.blocks.length === Math.ceil(sequence.length / options.blockSize), 'a sequence has the blocks of its tokens');
       ensure(inFlight >= 0, 'no more tokens come than were sampled');
+      ensure(inFlight > 0 || sequence.length < request.tokens.length, 'a sequence has slots for tokens that there are');
       for (const block of sequence.blocks) if (block !== nullBlock) holders.set(block, [...(holders.get(block) ?? []), request]);
     }
     const owners = new Map([...holders].map(([block, { length }]) => [block, length]));

@@ -174,6 +174,15 @@ describe('when blocks run out', () => {
     expect(other!.tokens.length).toBe(17);
   });
 
+  it('a request that nobody reads makes room before any other', () => {
+    const { scheduler, add } = open({ numBlocks: 6 });
+    const [unread, read, last] = [add(16), add(16, 2), add(4, 3)];
+    scheduler.schedule();
+    unread!.paused = true;
+    expect(requestsOf(scheduler.schedule())).toEqual([read, last]);
+    expect(scheduler.waiting).toEqual([unread]);
+  });
+
   it('a request that is alone and has no room fails, once nothing of it is in flight', () => {
     const { tables, scheduler, add } = open({ numBlocks: 3 });
     const request = add(15);
