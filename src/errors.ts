@@ -179,6 +179,22 @@ export class CapacityExceededError extends PagewiseError {
   }
 }
 
+/** The engine has as many requests waiting as it was told to keep. */
+export class EngineBusyError extends PagewiseError {
+  override readonly name = 'EngineBusyError';
+  constructor(readonly waiting: number) {
+    super(`${waiting} requests are waiting already, which is the option "maxWaiting". Try again later, or raise it.`);
+  }
+}
+
+/** The engine was destroyed: what ran on it has ended, and nothing more can. */
+export class EngineDestroyedError extends PagewiseError {
+  override readonly name = 'EngineDestroyedError';
+  constructor() {
+    super('The engine was destroyed. Load the model again.');
+  }
+}
+
 /** A sequence or prompt would not fit into the model's context. */
 export class ContextLengthError extends PagewiseError {
   override readonly name = 'ContextLengthError';

@@ -30,7 +30,7 @@ export interface LoopRun {
 const runAhead = 24;
 const greedy = { temperature: 0, topK: 0, topP: 1, seed: 0, stopTokens: [] };
 
-/** A decode loop, on the model's own step and without an engine: an engine runs one sequence at a time. */
+/** A decode loop, on the model's own step and without an engine: what is scheduled is the same in each round. */
 export class StepLoop {
   readonly #gpu: Gpu;
   readonly #regime: Regime;

@@ -17,7 +17,7 @@ export async function openSession(query: PageQuery, onProgress: (progress: LoadP
   const gpu = await openGpu();
   try {
     const files = filesFromUrl(query.model);
-    const engine = await Engine.load(gpu, files, { ...query.engine, onProgress });
+    const engine = await Engine.load(gpu, files, { maxSequences: 1, ...query.engine, onProgress });
     return {
       gpu,
       engine,

@@ -44,7 +44,7 @@ async function generate(options: ProgramOptions, host: ProgramHost, signal: Abor
     const onProgress = progress.update;
     const onTuningProblem = (problem: string) => say(`pagewise: ${problem}`);
     const tuning = await storedTuning(gpu, options.tuning, host.tunings, onTuningProblem);
-    const asked = { kvDtype, blockSize, launchCache, runAhead, trace, tuning };
+    const asked = { maxSequences: 1, kvDtype, blockSize, launchCache, runAhead, trace, tuning };
     const engine = await Engine.load(gpu, files, { ...asked, onProgress, onTuningProblem, signal });
     progress.stop();
     const adapter = reportAdapter(gpu.adapter, process.env);

@@ -8,6 +8,9 @@ export const nullBlock = 0;
  *
  * A doubly linked list in two arrays, so that a block can be taken from its middle in constant time (a prefix hit does that). Blocks are
  * given out from the head; freed ones go to the tail, a sequence's last block first, so that the end of a chain is reused before its start.
+ *
+ * Where somebody keeps what blocks hold in order to find it again (`watchEvictions`), a freed block stays findable until it is given out,
+ * and one that cannot be found, such as a partial one, goes to the head: it is used up before anything of worth is.
  */
 export class BlockPool {
   /** All blocks, the null block included. */
@@ -15,6 +18,9 @@ export class BlockPool {
   readonly #next: Int32Array;
   readonly #previous: Int32Array;
   readonly #owners: Int32Array;
+  /** 1 = what the block holds can be found again. */
+  readonly #cached: Uint8Array;
+  #onEvict: ((block: number) => void) | undefined;
   #free: number;
 
   constructor(size: number) {
@@ -25,6 +31,7 @@ export class BlockPool {
     this.#next = new Int32Array(size + 1);
     this.#previous = new Int32Array(size + 1);
     this.#owners = new Int32Array(size);
+    this.#cached = new Uint8Array(size);
     this.#owners[nullBlock] = 1;
     for (let block = 1; block <= size; block++) {
       this.#next[block] = block === size ? 1 : block + 1;
@@ -43,6 +50,29 @@ export class BlockPool {
     return this.#owners[block];
   }
 
+  /** From now on blocks can be marked as findable, and `onEvict` hears of each that is given out anew. One watcher, for good. */
+  watchEvictions(onEvict: (block: number) => void): void {
+    if (this.#onEvict) throw new InvalidArgumentError('onEvict', 'a second watcher', 'the only one of its block pool');
+    this.#onEvict = onEvict;
+  }
+
+  /** Marks a block whose content can be found again, or no longer. @throws {InvalidArgumentError} for the null block. */
+  setCached(block: number, cached: boolean): void {
+    if (!(block > nullBlock && block < this.size)) throw new InvalidArgumentError('block', block, `from 1 to ${this.size - 1}`);
+    this.#cached[block] = cached ? 1 : 0;
+  }
+
+  isCached(block: number): boolean {
+    return this.#cached[block] === 1;
+  }
+
+  /** The free list, from the head: the order in which blocks will be given out. */
+  freeBlocks(): number[] {
+    const blocks: number[] = [];
+    for (let block = this.#next[this.size]; block !== this.size; block = this.#next[block]) blocks.push(block);
+    return blocks;
+  }
+
   /** Takes blocks from the head of the free list: all of them or none. @throws {BlocksExhaustedError} */
   allocate(count: number): number[] {
     if (count > this.#free) throw new BlocksExhaustedError(count, this.#free, this.size - 1);
@@ -50,8 +80,19 @@ export class BlockPool {
       const block = this.#next[this.size];
       this.#unlink(block);
       this.#owners[block] = 1;
+      if (this.#cached[block] === 1) {
+        this.#cached[block] = 0;
+        this.#onEvict?.(block);
+      }
       return block;
     });
+  }
+
+  /** One more owner for blocks that were found again: free ones leave the free list. @throws {InvalidArgumentError} for a block that is not cached. */
+  take(blocks: readonly number[]): void {
+    const lost = blocks.find((block) => this.#cached[block] !== 1);
+    if (lost !== undefined) throw new InvalidArgumentError('block', lost, 'a block whose content is cached');
+    for (const block of blocks) if (this.#owners[block]++ === 0) this.#unlink(block);
   }
 
   /** One more owner for blocks that are in use; null blocks are passed over. @throws {InvalidArgumentError} for a block that nobody holds. */
@@ -69,7 +110,9 @@ export class BlockPool {
     this.#checkHeld(blocks);
     for (let i = blocks.length - 1; i >= 0; i--) {
       const block = blocks[i];
-      if (block !== nullBlock && --this.#owners[block] === 0) this.#append(block);
+      if (block === nullBlock || --this.#owners[block] > 0) continue;
+      const isWorthless = this.#onEvict !== undefined && this.#cached[block] === 0;
+      this.#link(block, isWorthless ? this.size : this.#previous[this.size]);
     }
   }
 
@@ -89,12 +132,13 @@ export class BlockPool {
     this.#free--;
   }
 
-  #append(block: number): void {
-    const tail = this.#previous[this.size];
-    this.#next[tail] = block;
-    this.#previous[block] = tail;
-    this.#next[block] = this.size;
-    this.#previous[this.size] = block;
+  /** Puts a block behind another one in the free list; behind the sentinel is the head. */
+  #link(block: number, previous: number): void {
+    const next = this.#next[previous];
+    this.#next[previous] = block;
+    this.#previous[block] = previous;
+    this.#next[block] = next;
+    this.#previous[next] = block;
     this.#free++;
   }
 }

@@ -129,6 +129,11 @@ export class LlamaModel {
     return this.#sampler.results;
   }
 
+  /** Throws what `plan` would throw for a row of these parameters. */
+  checkSampling(parameters: SamplingParameters): void {
+    this.#sampler.check(parameters);
+  }
+
   /**
    * Packs a step and sends its plan: one queue write; one more where a row asks for what the plain kernel does not know (min-p, bias, mask, banned
    * stop tokens, penalties, log-probabilities), and one for each `history`.

@@ -32,6 +32,7 @@ export const specFiles: SpecFiles = {
   'merge-states': () => import('./merge-states.spec.ts'),
   tuning: () => import('./tuning.spec.ts'),
   engine: () => import('./engine.spec.ts'),
+  'engine-batch': () => import('./engine-batch.spec.ts'),
   'work-counts': () => import('./work-counts.spec.ts'),
   replica: () => import('./replica.spec.ts'),
   parity: () => import('./parity.spec.ts'),

@@ -94,7 +94,7 @@ spec(
 );
 
 spec(
-  'seeds decide the text, and generations queue',
+  'seeds decide the text, side by side, too',
   async (t) => {
     const engine = await loadEngine(t);
     const write = (seed: number) => engine.generate(prompt, { temperature: 1, seed, maxTokens: 12 }).result;
@@ -247,7 +247,7 @@ spec(
     expectEqual([engine.kv.blocks.free, engine.kv.sequences.size], [2, 0], 'free blocks and open sequences');
     const { ids } = await engine.generate(prompt, { temperature: 0, maxTokens: 8 }).result;
     expectEqual(ids.length, 8, 'tokens afterwards');
-    engine.kv.open();
+    for (let row = 0; row <= engine.maxSequences; row++) engine.kv.open();
     await expectThrows(CapacityExceededError, () => engine.generate(prompt, greedy).result, /maxSequences/);
   },
   once,

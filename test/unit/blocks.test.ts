@@ -69,6 +69,53 @@ describe('BlockPool', () => {
     expect(drain(pool)).toEqual([3, 4, 5, 2, 1]);
   });
 
+  describe('that somebody watches', () => {
+    const watched = (size: number) => {
+      const pool = new BlockPool(size);
+      const evicted: number[] = [];
+      pool.watchEvictions((block) => evicted.push(block));
+      return { pool, evicted };
+    };
+
+    it('puts blocks of no worth in front, and others behind', () => {
+      const { pool } = watched(7);
+      pool.allocate(4);
+      for (const block of [1, 2, 3]) pool.setCached(block, true);
+      pool.release([1, 2, 3, 4]);
+      expect(pool.freeBlocks()).toEqual([4, 5, 6, 3, 2, 1]);
+    });
+
+    it('says which cached blocks are given out anew, once', () => {
+      const { pool, evicted } = watched(4);
+      pool.allocate(2);
+      pool.setCached(1, true);
+      pool.release([1, 2]);
+      expect(pool.allocate(2)).toEqual([2, 3]);
+      expect(evicted).toEqual([]);
+      pool.allocate(1);
+      expect(evicted).toEqual([1]);
+      expect(pool.isCached(1)).toBe(false);
+      pool.release([1]);
+      pool.allocate(1);
+      expect(evicted).toEqual([1]);
+    });
+
+    it('takes found blocks off the free list, wherever they are in it', () => {
+      const { pool, evicted } = watched(8);
+      pool.allocate(5);
+      for (const block of [1, 2, 3, 4]) pool.setCached(block, true);
+      pool.release([1, 2, 3, 4, 5]);
+      pool.take([2, 3]);
+      expect(pool.freeBlocks()).toEqual([5, 6, 7, 4, 1]);
+      pool.take([2]);
+      expect([1, 2, 3].map((block) => pool.owners(block))).toEqual([0, 2, 1]);
+      expect([pool.free, evicted]).toEqual([5, []]);
+      expect(() => pool.take([5])).toThrow(/cached/);
+      expect(() => pool.setCached(nullBlock, true)).toThrow(InvalidArgumentError);
+      expect(() => pool.watchEvictions(() => {})).toThrow(/only one/);
+    });
+  });
+
   it.each([1, 0, -3, 2.5, Number.NaN])('refuses a size of %s', (size) => {
     expect(() => new BlockPool(size)).toThrow(InvalidArgumentError);
   });

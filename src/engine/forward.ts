@@ -1,0 +1,97 @@
+import type { KvCache } from '../attention/kv-cache.ts';
+import type { Gpu } from '../gpu.ts';
+import type { LaunchCache } from '../launch/cache.ts';
+import type { LlamaModel } from './model.ts';
+import { maxRunAhead } from './options.ts';
+import type { ReadbackRing } from './readback.ts';
+
+/** What steps outside the loop work with. */
+export interface ForwardParts {
+  readonly gpu: Gpu;
+  readonly kv: KvCache;
+  readonly cache: LaunchCache;
+  readonly model: LlamaModel;
+  /** Records the planned step. */
+  record(): GPUCommandEncoder;
+  /** Says that what was recorded is on the queue. */
+  submitted(): void;
+}
+
+/**
+ * Runs `ids` without sampling; `onRows` gets the logits [rows][vocabSize] of the tokens from `first` on. Opens a sequence of its own, for which there must be room.
+ * @param rowsPerStep at most as many as the model has rows of logits and tokens in a step.
+ */
+export async function forward(
+  { gpu, kv, cache, model, record, submitted }: ForwardParts,
+  ids: readonly number[],
+  vocabSize: number,
+  rowsPerStep: number,
+  onRows: (rows: Float32Array, first: number) => void,
+): Promise<void> {
+  const rowBytes = vocabSize * 4;
+  const usage = GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST;
+  const staging = gpu.device.createBuffer({ label: 'logits readback', size: rowsPerStep * rowBytes, usage });
+  const sequence = kv.open();
+  try {
+    for (let first = 0; first < ids.length; first += rowsPerStep) {
+      const tokens = ids.slice(first, first + rowsPerStep);
+      kv.extend(sequence, tokens.length);
+      model.plan(
+        [{ sequence, queryLen: tokens.length, tokens }],
+        tokens.map((_, i) => i),
+      );
+      const encoder = record();
+      encoder.copyBufferToBuffer(model.logits, 0, staging, 0, tokens.length * rowBytes);
+      cache.submit([encoder.finish()]);
+      submitted();
+      await staging.mapAsync(GPUMapMode.READ, 0, tokens.length * rowBytes);
+      onRows(new Float32Array(staging.getMappedRange(0, tokens.length * rowBytes)).slice(), first);
+      staging.unmap();
+    }
+  } finally {
+    kv.close(sequence);
+    staging.destroy();
+  }
+}
+
+/** Of each row of logits after the first, the negative log likelihood of the token that came. */
+export function scoreRows(rows: Float32Array, first: number, ids: readonly number[], vocabSize: number): number[] {
+  const scores: number[] = [];
+  for (let row = 0; row < rows.length / vocabSize && first + row + 1 < ids.length; row++) {
+    const logits = rows.subarray(row * vocabSize, (row + 1) * vocabSize);
+    const maximum = logits.reduce((a, b) => Math.max(a, b));
+    const sum = logits.reduce((total, logit) => total + Math.exp(logit - maximum), 0);
+    scores.push(maximum + Math.log(sum) - logits[ids[first + row + 1]]);
+  }
+  return scores;
+}
+
+/** Warms up, and finds the depth at which waiting for the host no longer holds the GPU up: wait / step time, rounded up, plus 1. */
+export async function measureRunAhead(parts: ForwardParts, ring: ReadbackRing, contextLength: number): Promise<number> {
+  const steps = 8;
+  const greedy = { temperature: 0, topK: 0, topP: 1, seed: 0, stopTokens: [] };
+  const { kv, cache, model } = parts;
+  const sequence = kv.open();
+  const submit = () => {
+    kv.extend(sequence, 1);
+    model.plan([{ sequence, queryLen: 1, tokens: sequence.length === 1 ? [0] : undefined, sample: greedy }]);
+    const encoder = parts.record();
+    const read = ring.record(encoder, model.results);
+    cache.submit([encoder.finish()]);
+    return read();
+  };
+  try {
+    const run = async (count: number): Promise<number> => {
+      const start = performance.now();
+      await Promise.all(Array.from({ length: count }, submit));
+      return performance.now() - start;
+    };
+    await run(1);
+    const one = await run(1);
+    const many = await run(Math.min(steps, contextLength - 2));
+    const step = Math.max((many - one) / (steps - 1), 0.02);
+    return Math.min(maxRunAhead, Math.max(2, Math.ceil(Math.max(0, one - step) / step) + 1));
+  } finally {
+    kv.close(sequence);
+  }
+}

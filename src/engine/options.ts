@@ -1,0 +1,82 @@
+/** What `generate` is asked for, checked. Pure. */
+import { ContextLengthError, InvalidArgumentError } from '../errors.ts';
+import { checkSampling, deriveSeed, type SamplingDefaults, type SamplingParameters } from './sampling.ts';
+import type { AllowedTokens, GenerateOptions } from './types.ts';
+
+/** Most steps in flight, and staging buffers made. */
+export const maxRunAhead = 32;
+const maxSamples = 128;
+const maxStops = 16;
+
+/** One generation, complete and checked. */
+export interface GenerationSpec {
+  readonly promptIds: readonly number[];
+  readonly maxTokens: number;
+  readonly minTokens: number;
+  /** For each of the samples. */
+  readonly sampling: readonly SamplingParameters[];
+  readonly stops: readonly string[];
+  readonly runAhead: number;
+  readonly priority: number;
+  readonly cacheSalt: string;
+  readonly allowedTokens: AllowedTokens | undefined;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** What the options are checked against. */
+export interface GenerationLimits {
+  readonly vocabSize: number;
+  readonly contextLength: number;
+  /** Depth where the request names none. */
+  readonly runAhead: number;
+  readonly hasTokenizer: boolean;
+  readonly defaults: SamplingDefaults;
+}
+
+/** @throws {InvalidArgumentError} for bad options or token ids. @throws {ContextLengthError} when the prompt leaves no room. */
+export function checkOptions(promptIds: readonly number[], options: GenerateOptions, limits: GenerationLimits): GenerationSpec {
+  const { vocabSize, contextLength, hasTokenizer, defaults } = limits;
+  checkTokens(promptIds, vocabSize);
+  const room = contextLength - promptIds.length;
+  if (room < 1) throw new ContextLengthError(promptIds.length, contextLength);
+  const { n = 1, runAhead = limits.runAhead, priority = 0, cacheSalt = '', allowedTokens, signal, minTokens = 0 } = options;
+  const first = checkSampling(options, vocabSize, defaults);
+  checkInteger('n', n, 1, maxSamples);
+  checkInteger('runAhead', runAhead, 1, maxRunAhead);
+  if (!Number.isFinite(priority)) throw new InvalidArgumentError('priority', priority, 'a number; lower goes first');
+  if (typeof cacheSalt !== 'string') throw new InvalidArgumentError('cacheSalt', cacheSalt, 'a text');
+  if (allowedTokens !== undefined && typeof allowedTokens !== 'function')
+    throw new InvalidArgumentError('allowedTokens', allowedTokens, 'a function from the ids so far to a mask');
+  return {
+    promptIds,
+    maxTokens: Math.min(options.maxTokens ?? room, room),
+    minTokens,
+    sampling: Array.from({ length: n }, (_, i) => ({ ...first, seed: deriveSeed(first.seed, i) })),
+    stops: checkStops(options.stop ?? [], hasTokenizer),
+    runAhead: allowedTokens ? 1 : runAhead,
+    ...{ priority, cacheSalt, allowedTokens, signal },
+  };
+}
+
+function checkStops(stop: string | readonly string[], hasTokenizer: boolean): readonly string[] {
+  const stops = typeof stop === 'string' ? [stop] : stop;
+  if (stops.length > maxStops) throw new InvalidArgumentError('stop', `${stops.length} texts`, `at most ${maxStops} texts`);
+  const bad = stops.find((text) => typeof text !== 'string' || text === '');
+  if (bad !== undefined) throw new InvalidArgumentError('stop', bad, 'a text that is not empty, or several');
+  if (stops.length > 0 && !hasTokenizer)
+    throw new InvalidArgumentError('stop', stops[0], 'left out: without tokenizer.json there is no text. Use stopTokens');
+  return stops;
+}
+
+/** @throws {InvalidArgumentError} for no tokens, or ids that the model lacks. */
+export function checkTokens(ids: readonly number[], vocabSize: number): void {
+  if (ids.length === 0) throw new InvalidArgumentError('prompt', 'empty', 'at least one token');
+  const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+  if (bad !== undefined) throw new InvalidArgumentError('token id', bad, `an integer from 0 to ${vocabSize - 1}`);
+}
+
+/** @throws {InvalidArgumentError} */
+export function checkInteger(argument: string, value: number, least: number, most: number): void {
+  if (!Number.isInteger(value) || value < least || value > most)
+    throw new InvalidArgumentError(argument, value, `an integer from ${least} to ${most}`);
+}

@@ -1,0 +1,494 @@
+/** Generations side by side: the same tokens as alone, whatever the scheduler does. */
+import { Engine, type EngineOptions, filesFrom, type GenerateOptions } from '../../src/engine/index.ts';
+import { BlocksExhaustedError, DeviceLostError, EngineBusyError, EngineDestroyedError, InvalidArgumentError } from '../../src/index.ts';
+import { expect, expectClose, expectEqual, expectThrows, type SpecContext, spec } from '../harness/harness.ts';
+import { countObjects } from './observe.ts';
+import { goldenPrompts, loadEngine, readJson } from './shipped.ts';
+
+const fixture = 'test/golden/fixtures/llama';
+const once = { devices: 'granted' } as const;
+const long = { devices: 'granted', timeout: 600_000 } as const;
+const greedy = { temperature: 0, maxTokens: 24, ignoreEos: true };
+
+interface Golden {
+  readonly ids: readonly (readonly number[])[];
+  readonly greedy: readonly (readonly number[])[];
+}
+
+const load = (t: SpecContext, options: EngineOptions = {}, gpu = t.gpu) => loadEngine(t, options, fixture, gpu);
+
+interface Expected {
+  readonly prompt: readonly number[];
+  /** Greedy tokens up to where two logits are so close that the order in which a product adds up may decide. */
+  readonly ids: readonly number[];
+}
+
+/**
+ * Eight prompts that begin alike, in pairs, and what the model writes after each of them alone. A row's logits differ by some 1e-5 with the rows beside it, because products of
+ * few rows add up in another order than those of many: tokens count up to the first whose lead is smaller than 0.002.
+ */
+function eightPrompts(t: SpecContext): Promise<readonly Expected[]> {
+  known ??= writeAlone(t);
+  return known;
+}
+
+let known: Promise<readonly Expected[]> | undefined;
+
+async function writeAlone(t: SpecContext): Promise<readonly Expected[]> {
+  const golden = await readJson<Golden>(t, `${fixture}/golden.json`);
+  const engine = await load(t, { maxSequences: 1, prefixCaching: false, runAhead: 1 });
+  const prompts = golden.ids.flatMap((ids) => [ids, ids.slice(0, 48), ids.slice(0, 33), [...ids.slice(0, 16), 7, 9, 11]]);
+  const expected: Expected[] = [];
+  for (const prompt of prompts) {
+    const { ids, choices } = await engine.generate(prompt, { ...greedy, logprobs: 2 }).result;
+    const close = choices[0].logprobs!.findIndex(({ top: [first, second] }) => first.logprob - second.logprob < 0.002);
+    expected.push({ prompt, ids: close < 0 ? ids : ids.slice(0, close) });
+  }
+  for (const [i, tokens] of golden.greedy.entries()) expectEqual([...expected[4 * i].ids], tokens, 'greedy tokens of one alone');
+  expect(
+    expected.every(({ ids }) => ids.length >= 12),
+    'enough tokens have a clear lead',
+  );
+  return expected;
+}
+
+/** Writes after all prompts at once, and compares. */
+async function expectSameTokens(engine: Engine, expected: readonly Expected[], options: GenerateOptions, label: string): Promise<void> {
+  const free = engine.kv.blocks.free;
+  const results = await Promise.all(expected.map(({ prompt }) => engine.generate(prompt, { ...greedy, ...options }).result));
+  results.forEach(({ ids }, i) => {
+    expectEqual(ids.slice(0, expected[i].ids.length), expected[i].ids, `tokens of prompt ${i}, ${label}`);
+  });
+  expectEqual([engine.kv.blocks.free, engine.kv.sequences.size], [free, 0], `free blocks and open sequences, ${label}`);
+  const { running, waiting } = engine.stats();
+  expectEqual([running, waiting], [0, 0], `running and waiting, ${label}`);
+}
+
+spec(
+  'tokens are the same side by side, with and without a prefix cache, in chunks, at every depth, in every cache mode',
+  async (t) => {
+    const expected = await eightPrompts(t);
+    const variants: EngineOptions[] = [
+      {},
+      { prefixCaching: false },
+      { maxTokensPerStep: 16 },
+      { maxTokensPerStep: 64, longPrefillThreshold: 20 },
+      { maxTokensPerStep: 2048 },
+      { launchCache: 'off' },
+      { launchCache: 'verify' },
+      { runAhead: 1 },
+      { runAhead: 16 },
+      { maxSequences: 3 },
+      { blockSize: 8, runAhead: 5 },
+    ];
+    for (const options of variants) {
+      const engine = await load(t, options);
+      const label = JSON.stringify(options);
+      await expectSameTokens(engine, expected, {}, label);
+      await expectSameTokens(engine, expected, {}, `${label}, again`);
+      const { prefixHits } = engine.stats();
+      expect(options.prefixCaching === false ? prefixHits === 0 : prefixHits > 8 * 16, `${prefixHits} hits, ${label}`);
+      expectEqual(engine.launchStats().falseHits, 0, 'false hits');
+      engine.destroy();
+    }
+  },
+  long,
+);
+
+spec(
+  'tokens are the same where blocks are short and requests are preempted',
+  async (t) => {
+    const expected = await eightPrompts(t);
+    for (const options of [{}, { prefixCaching: false }, { runAhead: 1 }, { maxTokensPerStep: 16, runAhead: 8 }]) {
+      const engine = await load(t, { numBlocks: 14, ...options });
+      await expectSameTokens(engine, expected, {}, JSON.stringify(options));
+      const { preemptions, kvUsage } = engine.stats();
+      expect(preemptions > 0, 'nothing was preempted');
+      expectEqual(kvUsage, 0, 'usage');
+      t.log(`${preemptions} preemptions with ${JSON.stringify(options)}`);
+      engine.destroy();
+    }
+  },
+  long,
+);
+
+spec(
+  'the shipped model writes its golden tokens side by side',
+  async (t) => {
+    const engine = await loadEngine(t);
+    const prompts = await goldenPrompts(t);
+    const results = await Promise.all(prompts.map(({ ids }) => engine.generate(ids, { temperature: 0, maxTokens: 40 }).result));
+    for (const [i, { ids }] of results.entries())
+      expectEqual([...ids], prompts[i].greedy_ids.slice(0, 40), `greedy ids after "${prompts[i].text}"`);
+    const steps = engine.stats().steps;
+    expect(steps < 60, `${steps} steps for 5 x 40 tokens`);
+  },
+  once,
+);
+
+spec(
+  'a step of a batch makes no object, and is one submit',
+  async (t) => {
+    const gpu = await t.openGpu();
+    const engine = await load(t, { runAhead: 3 }, gpu);
+    const [{ prompt }] = await eightPrompts(t);
+    const work = (salt: string) =>
+      Promise.all([
+        engine.generate(prompt, { ...greedy, n: 3, cacheSalt: salt }).result,
+        engine.generate(prompt.slice(0, 9), { ...greedy, minP: 0.1, temperature: 1, logprobs: 3 }).result,
+        engine.generate(prompt.slice(0, 30), { ...greedy, maxTokens: 40, frequencyPenalty: 0.5 }).result,
+        engine.generate([...prompt, ...prompt], greedy).result,
+      ]);
+    await work('one');
+    const counts = countObjects(t, gpu);
+    const before = engine.stats();
+    const launches = engine.launchStats();
+    await work('other');
+    const { steps, generatedTokens, prefixHits } = engine.stats();
+    const after = engine.launchStats();
+    expectEqual(counts.created, {}, 'objects created');
+    expectEqual(counts.submits, steps - before.steps, 'submits');
+    expectEqual(
+      [after.pipelines - launches.pipelines, after.bindGroups - launches.bindGroups, after.misses],
+      [0, 0, 0],
+      'compiled, bound, missed',
+    );
+    expectEqual(generatedTokens - before.generatedTokens, 3 * 24 + 24 + 40 + 24, 'tokens');
+    expect(prefixHits > before.prefixHits, 'prompts are found again');
+    // The plan, and the extensions where something special is sampled; the counts of the one with a penalty once; and the width of results, which changes twice.
+    expect(counts.writes <= 2 * counts.submits + 3, `${counts.writes} writes in ${counts.submits} submits`);
+    t.log(`${counts.submits} steps, ${counts.writes} writes, ${counts.writtenBytes} bytes written, ${counts.readBytes} bytes read`);
+    const plain = () => Promise.all([3, 4, 5, 6, 7].map((length) => engine.generate(prompt.slice(0, length), greedy).result));
+    await plain();
+    const { writes, submits } = counts;
+    await plain();
+    expectEqual(counts.writes - writes, counts.submits - submits, 'writes of steps without anything special');
+    expectEqual(counts.created, {}, 'objects created');
+  },
+  once,
+);
+
+spec(
+  'a prompt that was computed before is found, and told',
+  async (t) => {
+    const engine = await load(t);
+    const prompt = Array.from({ length: 70 }, (_, i) => (i * 7) % 300);
+    const first = await engine.generate(prompt, greedy).result;
+    const second = await engine.generate(prompt, greedy).result;
+    const other = await engine.generate(prompt, { ...greedy, cacheSalt: 'other' }).result;
+    expectEqual(
+      [first, second, other].map(({ cachedTokens }) => cachedTokens),
+      [0, 64, 0],
+      'cached tokens',
+    );
+    expectEqual([...second.ids], [...first.ids], 'tokens');
+    expectEqual([...other.ids], [...first.ids], 'tokens');
+    const turn = await engine.generate([...prompt, ...first.ids, 5, 6], greedy).result;
+    expectEqual(turn.cachedTokens, 80, 'cached tokens of a conversation that goes on');
+    const { prefixQueries, prefixHits, promptTokens } = engine.stats();
+    expectEqual([prefixQueries, prefixHits, promptTokens], [3 * 70 + 96, 64 + 80, 3 * 70 + 96], 'looked up, found, given');
+  },
+  once,
+);
+
+spec(
+  'several samples fork one prompt',
+  async (t) => {
+    const engine = await load(t);
+    const prompt = Array.from({ length: 21 }, (_, i) => 5 * i + 3);
+    const options = { temperature: 1, seed: 11, maxTokens: 12, n: 4, ignoreEos: true };
+    const generation = engine.generate(prompt, options);
+    const texts = new Map<number, number[]>();
+    const ended: number[] = [];
+    for await (const { index, ids, finishReason } of generation) {
+      texts.set(index, [...(texts.get(index) ?? []), ...ids]);
+      if (finishReason) ended.push(index);
+    }
+    const { choices, ids, stats } = await generation.result;
+    expectEqual(
+      choices.map(({ index }) => index),
+      [0, 1, 2, 3],
+      'choices',
+    );
+    for (const choice of choices) expectEqual([...choice.ids], texts.get(choice.index), `chunks of choice ${choice.index}`);
+    expectEqual(ended.sort(), [0, 1, 2, 3], 'last chunks');
+    expectEqual([...ids], [...choices[0].ids], 'the result is that of the first');
+    expectEqual(new Set(choices.map((one) => one.ids.join())).size, 4, 'different samples');
+    expectEqual([stats.promptTokens, stats.outputTokens], [21, 48], 'tokens');
+    const { promptTokens, steps } = engine.stats();
+    expectEqual(promptTokens, 21, 'prompt tokens computed');
+    expect(steps <= 13 + engine.runAhead, `${steps} steps`);
+    // The first sample is what one alone is.
+    const alone = await engine.generate(prompt, { ...options, n: 1 }).result;
+    expectEqual([...alone.ids], [...ids], 'one sample alone');
+    expectEqual([engine.kv.sequences.size, engine.stats().kvUsage], [0, 0], 'open sequences and usage');
+  },
+  once,
+);
+
+spec(
+  'a stop string ends the text before it, and no part of it is ever given out',
+  async (t) => {
+    const engine = await loadEngine(t);
+    const [golden] = await goldenPrompts(t);
+    const write = (options: GenerateOptions) => engine.generate(golden.text, { temperature: 0, maxTokens: 60, ...options });
+    const whole = (await write({}).result).text;
+    const stop = whole.slice(30, 41); // cuts through words
+    const generation = write({ stop: ['never written', stop], runAhead: 8 });
+    let text = '';
+    for await (const chunk of generation) {
+      text += chunk.text;
+      expect(whole.slice(0, whole.indexOf(stop)).startsWith(text), `"${text}" goes beyond the stop string "${stop}"`);
+    }
+    const result = await generation.result;
+    expectEqual([result.text, text, result.finishReason], [whole.slice(0, whole.indexOf(stop)), text, 'stop'], 'text');
+    expectEqual(result.ids, golden.greedy_ids.slice(0, result.ids.length), 'ids');
+    // What only looked like a stop string is text after all.
+    const almost = await write({ stop: `${whole.slice(-6)}never` }).result;
+    expectEqual([almost.text, almost.finishReason], [whole, 'length'], 'text that ends with half a stop string');
+    expectEqual(engine.kv.sequences.size, 0, 'open sequences');
+  },
+  once,
+);
+
+spec(
+  'stop tokens, fewest tokens and log-probabilities',
+  async (t) => {
+    const engine = await load(t);
+    const [{ prompt, ids }] = await eightPrompts(t);
+    const stop = ids[6];
+    const place = ids.indexOf(stop);
+    const stopped = await engine.generate(prompt, { ...greedy, stopTokens: [stop], runAhead: 8 }).result;
+    expectEqual([stopped.finishReason, [...stopped.ids]], ['stop', ids.slice(0, place + 1)], 'stop token');
+    const longer = await engine.generate(prompt, { ...greedy, stopTokens: [stop], minTokens: place + 4, runAhead: 8 }).result;
+    expect(longer.ids.length >= place + 4 && longer.ids.indexOf(stop) !== place, `${longer.ids.length} tokens, ${longer.ids}`);
+    const { choices } = await engine.generate(prompt, { ...greedy, logprobs: 3 }).result;
+    const logits = await engine.logits(prompt);
+    const sum = Math.log(logits.reduce((total, logit) => total + Math.exp(logit), 0));
+    expectEqual(
+      choices[0].logprobs!.map(({ token }) => token),
+      [...choices[0].ids],
+      'tokens',
+    );
+    for (const { token, logprob, top } of choices[0].logprobs!) {
+      expectEqual([top.length, top[0].token, top[0].logprob], [3, token, logprob], 'the likeliest token is the chosen one');
+    }
+    expectClose([choices[0].logprobs![0].logprob], [logits[ids[0]] - sum], { atol: 1e-4, rtol: 0 });
+    const plain = await engine.generate(prompt, greedy).result;
+    expectEqual(plain.choices[0].logprobs, undefined, 'log-probabilities that nobody asked for');
+  },
+  once,
+);
+
+spec(
+  'a hook decides which tokens may come, for its request alone',
+  async (t) => {
+    const engine = await load(t, { runAhead: 6 });
+    const [{ prompt, ids }] = await eightPrompts(t);
+    const mask = (allows: (token: number) => boolean) => {
+      const words = new Uint32Array(10);
+      for (let token = 0; token < 320; token++) if (allows(token)) words[token >> 5] |= 1 << (token & 31);
+      return words;
+    };
+    const seen: number[][] = [];
+    const allowedTokens = (written: readonly number[]) => {
+      seen.push([...written]);
+      // Even and odd tokens in turn; in the end whatever comes.
+      return written.length < 8 ? mask((token) => token % 2 === written.length % 2) : undefined;
+    };
+    const [constrained, free] = await Promise.all([
+      engine.generate(prompt, { ...greedy, maxTokens: 12, allowedTokens }).result,
+      engine.generate(prompt, greedy).result,
+    ]);
+    expectEqual(
+      constrained.ids.slice(0, 8).map((token) => token % 2),
+      [0, 1, 0, 1, 0, 1, 0, 1],
+      'parity of tokens',
+    );
+    expectEqual(
+      seen,
+      Array.from({ length: 12 }, (_, i) => constrained.ids.slice(0, i)),
+      'what the hook was told',
+    );
+    expectEqual(free.ids.slice(0, ids.length), ids, 'tokens of the request beside');
+    const fail = (hook: GenerateOptions['allowedTokens']) => engine.generate(prompt, { ...greedy, allowedTokens: hook }).result;
+    const beside = engine.generate(prompt, greedy).result;
+    await expectThrows(
+      RangeError,
+      () =>
+        fail(() => {
+          throw new RangeError('no idea');
+        }),
+      /no idea/,
+    );
+    await expectThrows(InvalidArgumentError, () => fail(() => new Uint32Array(3)), /allowedTokens is "3 words"/);
+    await expectThrows(InvalidArgumentError, () => fail(() => new Uint32Array(10)), /allowedTokens is "empty"/);
+    expectEqual((await beside).ids.slice(0, ids.length), ids, 'tokens of the request beside those that failed');
+    expectEqual(engine.kv.sequences.size, 0, 'open sequences');
+  },
+  once,
+);
+
+spec(
+  'aborting, breaking off and errors of one leave the others alone, and give back their blocks',
+  async (t) => {
+    const expected = await eightPrompts(t);
+    const engine = await load(t, { runAhead: 4, numBlocks: 40 });
+    const others = expected.slice(0, 3).map(({ prompt }) => engine.generate(prompt, greedy).result);
+    const abort = new AbortController();
+    const aborted = engine.generate(expected[4].prompt, { ...greedy, n: 2, maxTokens: 400, signal: abort.signal });
+    const called = engine.generate(expected[5].prompt, { ...greedy, maxTokens: 400 });
+    const never = engine.generate(expected[5].prompt, { ...greedy, signal: AbortSignal.abort() });
+    for await (const _ of engine.generate(expected[6].prompt, greedy)) break;
+    called.abort();
+    called.abort();
+    let chunks = 0;
+    for await (const _ of aborted) if (++chunks === 6) abort.abort();
+    const { choices } = await aborted.result;
+    expectEqual(
+      choices.map(({ finishReason }) => finishReason),
+      ['abort', 'abort'],
+      'finish reasons',
+    );
+    expect(
+      choices.every(({ ids }) => ids.length < 24),
+      'aborted early',
+    );
+    expectEqual([(await called.result).finishReason, (await never.result).ids.length], ['abort', 0], 'aborted');
+    for (const [i, one] of others.entries())
+      expectEqual((await one).ids.slice(0, expected[i].ids.length), expected[i].ids, `tokens of prompt ${i}`);
+    expectEqual([engine.kv.sequences.size, engine.stats().kvUsage], [0, 0], 'open sequences and usage');
+  },
+  once,
+);
+
+spec(
+  'a prompt larger than the pool is refused alone',
+  async (t) => {
+    const engine = await load(t, { numBlocks: 8 });
+    const prompt = Array.from({ length: 40 }, (_, i) => i + 3);
+    const [fits, large] = [engine.generate(prompt, greedy), engine.generate(Array(200).fill(4), { ...greedy, n: 2 })];
+    await expectThrows(BlocksExhaustedError, () => large.result, /of 7/);
+    expectEqual((await fits.result).ids.length, 24, 'tokens of the one that fits');
+    expectEqual(engine.kv.sequences.size, 0, 'open sequences');
+  },
+  once,
+);
+
+spec(
+  'logits and scores come between steps',
+  async (t) => {
+    const expected = await eightPrompts(t);
+    const engine = await load(t, { numBlocks: 24 });
+    const { prompt } = expected[0];
+    const [scores, logits] = [await engine.score(prompt), await engine.logits(prompt)];
+    const writing = expected.map((one) => engine.generate(one.prompt, greedy).result);
+    const [scored, given] = await Promise.all([engine.score(prompt), engine.logits(prompt)]);
+    expectEqual([...scored], [...scores], 'scores');
+    expectEqual([...given], [...logits], 'logits');
+    for (const [i, one] of writing.entries())
+      expectEqual((await one).ids.slice(0, expected[i].ids.length), expected[i].ids, `tokens of prompt ${i}`);
+    await expectThrows(BlocksExhaustedError, () => engine.score(Array(500).fill(3)));
+    expectEqual([engine.kv.sequences.size, engine.stats().kvUsage], [0, 0], 'open sequences and usage');
+  },
+  once,
+);
+
+spec(
+  'a reader that falls behind holds its request up, and no other',
+  async (t) => {
+    const engine = await load(t, { runAhead: 4 });
+    const slow = engine.generate([3, 4, 5], { ...greedy, maxTokens: 400 });
+    const reader = slow[Symbol.asyncIterator]();
+    await reader.next();
+    for (const _ of [1, 2]) await engine.generate([6, 7, 8], { ...greedy, maxTokens: 300 }).result;
+    const written = slow.stats().outputTokens;
+    expect(written > 256 && written <= 1 + 256 + 1 + engine.runAhead, `${written} tokens were written ahead of the reader`);
+    let tokens = 1;
+    for (let next = await reader.next(); !next.done; next = await reader.next()) tokens += next.value.ids.length;
+    expectEqual([tokens, (await slow.result).ids.length], [400, 400], 'tokens');
+    // Without a reader nothing waits.
+    expectEqual((await engine.generate([3, 4, 5], { ...greedy, maxTokens: 400 }).result).ids.length, 400, 'tokens that nobody reads');
+  },
+  { ...once, timeout: 300_000 },
+);
+
+spec(
+  'what waits is limited, and goes by priority',
+  async (t) => {
+    const engine = await load(t, { maxSequences: 1, maxWaiting: 2, runAhead: 2 });
+    const order: string[] = [];
+    const add = (name: string, priority?: number) =>
+      engine.generate([5, 6, 7], { ...greedy, maxTokens: 3, priority }).result.then(() => order.push(name));
+    const all = [add('first'), add('late', 1), add('early', -1)];
+    await expectThrows(EngineBusyError, () => add('refused'), /2 requests are waiting/);
+    await Promise.all(all);
+    expectEqual(order, ['early', 'first', 'late'], 'order');
+    await add('next');
+    const bad = (options: EngineOptions) => expectThrows(InvalidArgumentError, () => load(t, options));
+    await bad({ maxSequences: 0 });
+    await bad({ maxWaiting: -1 });
+    await bad({ longPrefillThreshold: 0 });
+    await bad({ maxTokensPerStep: 0 });
+    await bad({ kvDtype: 'f8' as 'f16' });
+  },
+  once,
+);
+
+spec(
+  'a lost device rejects all that runs, and a destroyed engine too',
+  async (t) => {
+    const gpu = await t.openGpu();
+    const [lost, destroyed] = [await load(t, {}, gpu), await load(t)];
+    const run = (engine: Engine) =>
+      [
+        [3, 4],
+        [5, 6],
+        [7, 8],
+      ].map((prompt) => engine.generate(prompt, { ...greedy, n: 2, maxTokens: 300 }));
+    const [some, others] = [run(lost), run(destroyed)];
+    for await (const { ids } of others[0]) if (ids.length > 0) break;
+    const [, ...rest] = others;
+    destroyed.destroy();
+    destroyed.destroy();
+    for (const { result } of rest) await expectThrows(EngineDestroyedError, () => result);
+    await expectThrows(EngineDestroyedError, () => destroyed.generate([1]));
+    await expectThrows(EngineDestroyedError, () => destroyed.logits([1]));
+    const iterator = some[1][Symbol.asyncIterator]();
+    await iterator.next();
+    gpu.destroy();
+    for (const { result } of some) await expectThrows(DeviceLostError, () => result);
+    await expectThrows(DeviceLostError, () => lost.generate([1, 2]).result);
+    await expectThrows(DeviceLostError, () => lost.score([1, 2]));
+    expectEqual([lost.kv.sequences.size, lost.stats().running, lost.stats().waiting], [0, 0, 0], 'what is left');
+  },
+  once,
+);
+
+spec(
+  'bad options are refused by name',
+  async (t) => {
+    const engine = await load(t);
+    const bad: readonly (readonly [GenerateOptions, RegExp])[] = [
+      [{ n: 0 }, /n is 0/],
+      [{ n: 129 }, /n is 129/],
+      [{ minP: 2 }, /minP is 2/],
+      [{ repetitionPenalty: 0 }, /repetitionPenalty is 0/],
+      [{ logitBias: { 320: 1 } }, /logitBias token is 320/],
+      [{ logprobs: 21 }, /logprobs is 21/],
+      [{ minTokens: 5, maxTokens: 4 }, /minTokens is 5/],
+      [{ stopTokens: [320] }, /stopTokens is 320/],
+      [{ stop: 'text' }, /tokenizer.json.*stopTokens/],
+      [{ priority: Number.NaN }, /priority is NaN/],
+    ];
+    for (const [options, message] of bad) await expectThrows(InvalidArgumentError, () => engine.generate([5], options), message);
+    const text = await Engine.load(
+      t.gpu,
+      filesFrom('demo/model', (name) => t.readFile(`demo/model/${name}`).catch(() => undefined)),
+    );
+    t.defer(() => text.destroy());
+    await expectThrows(InvalidArgumentError, () => text.generate('a', { stop: '' }), /stop is ""/);
+    expectEqual(engine.stats().promptTokens, 0, 'prompt tokens');
+  },
+  once,
+);

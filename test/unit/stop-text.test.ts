@@ -1,0 +1,63 @@
+import { describe, expect, it } from 'vitest';
+import { createStopText } from '../../src/engine/stop-text.ts';
+import { random } from '../harness/random.ts';
+
+/** What comes out of pieces: the text of each push, then of the flush. */
+function run(stops: readonly string[], pieces: readonly string[]) {
+  const stop = createStopText(stops);
+  const given: string[] = [];
+  for (const piece of pieces) {
+    const { text, stopped } = stop.push(piece);
+    given.push(text);
+    if (stopped) return { given, stopped };
+  }
+  return { given: [...given, stop.flush()], stopped: false };
+}
+
+describe('stop strings', () => {
+  it('end the text, wherever the pieces are cut', () => {
+    expect(run(['END'], ['one EN', 'D two'])).toEqual({ given: ['one ', ''], stopped: true });
+    expect(run(['END'], ['oneEND'])).toEqual({ given: ['one'], stopped: true });
+    expect(run(['END'], ['E', 'N', 'D'])).toEqual({ given: ['', '', ''], stopped: true });
+    expect(run(['b'], ['a', 'b', 'c'])).toEqual({ given: ['a', ''], stopped: true });
+  });
+
+  it('hold back what may become one, and no more', () => {
+    expect(run(['END'], ['an E', 'nd'])).toEqual({ given: ['an ', 'End', ''], stopped: false });
+    expect(run(['aab'], ['aaa', 'ab'])).toEqual({ given: ['a', 'a'], stopped: true });
+    expect(run(['\n\n'], ['a\n', 'b\n'])).toEqual({ given: ['a', '\nb', '\n'], stopped: false });
+    expect(run([], ['a', 'b'])).toEqual({ given: ['a', 'b', ''], stopped: false });
+  });
+
+  it('count by where they begin, where several are there', () => {
+    expect(run(['cd', 'bcde'], ['abcdef'])).toEqual({ given: ['a'], stopped: true });
+    expect(run(['xyz', 'y'], ['wxy'])).toEqual({ given: ['wx'], stopped: true });
+  });
+
+  it.each([1, 2, 3])('give all text before the first one and never a part of it, seed %i', (seed) => {
+    const numbers = random(seed);
+    const word = (length: number) => Array.from({ length }, () => 'ab'[numbers.integer(2)]).join('');
+    for (let run = 0; run < 300; run++) {
+      const stops = Array.from({ length: 1 + numbers.integer(2) }, () => word(2 + numbers.integer(4)));
+      const text = word(40);
+      const stop = createStopText(stops);
+      let given = '';
+      let pushed = '';
+      let stopped = false;
+      for (let at = 0; at < text.length && !stopped; ) {
+        const piece = text.slice(at, at + 1 + numbers.integer(3));
+        at += piece.length;
+        pushed += piece;
+        const result = stop.push(piece);
+        given += result.text;
+        stopped = result.stopped;
+        const starts = stops.map((one) => pushed.indexOf(one)).filter((start) => start >= 0);
+        expect(stopped).toBe(starts.length > 0);
+        if (stopped) expect(given).toBe(pushed.slice(0, Math.min(...starts)));
+        else expect(pushed.startsWith(given)).toBe(true);
+      }
+      if (!stopped) expect(given + stop.flush()).toBe(text);
+      for (const one of stops) expect(given.includes(one)).toBe(false);
+    }
+  });
+});
