@@ -5,6 +5,7 @@ import { watchPasses } from './pass-times.ts';
 import { openPlain } from './plain.ts';
 import type { CompareCase, Subject, Tolerance } from './subject.ts';
 import { makeTensors, referenceRow, type Tensors } from './tensors.ts';
+import { compareWholeModel, wholeModelCases } from './whole-model.ts';
 
 type Open = (gpu: Gpu, one: CompareCase, tensors: Tensors) => Promise<Subject>;
 
@@ -29,8 +30,18 @@ interface Effort {
   readonly busy: number;
 }
 
-/** Our attention, that of onnxruntime-web where the host is a browser, and a plain contiguous one: the same tensors, outputs compared, timed alike and in turn. */
+/** Attention, then the whole model: ours and that of onnxruntime-web, where the host is a browser, on one device; outputs compared, timed in turn. */
 export async function benchCompare(gpu: Gpu, host: BenchHost, options: BenchOptions) {
+  const chosen = (name: string) => name.includes(options.filter ?? '');
+  const attention = await benchAttention(gpu, host, options, chosen);
+  const types = wholeModelCases.filter(({ name }) => chosen(name)).map(({ type }) => type);
+  const model = types.length > 0 ? await compareWholeModel(gpu, host, options, types) : { rows: [], notes: [] };
+  const notes = host.onnxruntime ? [] : ['onnxruntime-web runs in Chromium alone (--host chromium): it is not in this table.'];
+  return { rows: [...attention.rows, ...model.rows], notes: [...attention.notes, ...model.notes, ...notes] };
+}
+
+/** Our attention, that of onnxruntime-web and a plain contiguous one: the same tensors. */
+async function benchAttention(gpu: Gpu, host: BenchHost, options: BenchOptions, chosen: (name: string) => boolean) {
   const { software } = gpu.adapter;
   // Deno learns of the end of the work only every 11 ms.
   const busy = options.quick ? 4 : host.name === 'deno' ? 100 : software ? 100 : 24;
@@ -38,6 +49,8 @@ export async function benchCompare(gpu: Gpu, host: BenchHost, options: BenchOpti
   const rivals: Rival[] = [{ open: openOurs }, { open: openPlain }];
   if (host.onnxruntime) rivals.push({ open: (await host.onnxruntime()).openOnnxruntime, refuses: onnxruntimeRefuses, foreign: true });
   const all = options.quick ? quickCases : software ? smallCases : largeCases;
+  const cases = all.filter(({ name, kv }) => chosen(`${name}, ${kv}`));
+  if (cases.length === 0) return { rows: [], notes: [] };
   const { numHeads, numKvHeads, headDim, blockSize } = all[0];
   const notes = new Set([
     `Heads ${numHeads}/${numKvHeads}, head dim ${headDim}, block size ${blockSize}. A step is new keys and values into the cache, then causal attention of the new queries, in each of several layers; us are of a layer.`,
@@ -48,10 +61,9 @@ export async function benchCompare(gpu: Gpu, host: BenchHost, options: BenchOpti
     '"Error" rows: the largest difference from float64 in the rows that were checked; every output was also held against ours, all of it.',
     "A ratio is the other's time over ours, of the same round: below 1 we lose.",
     ...(software || options.quick ? ['Small shapes, to show that it runs: these times rank nothing.'] : []),
-    ...(host.onnxruntime ? [] : ['onnxruntime-web runs in Chromium alone (--host chromium): it is not in this table.']),
   ]);
   const rows: BenchRow[] = [];
-  for (const one of all.filter(({ name, kv }) => `${name}, ${kv}`.includes(options.filter ?? ''))) {
+  for (const one of cases) {
     const found = await compare(gpu, one, rivals, effort);
     rows.push(...found.rows);
     for (const note of found.notes) notes.add(note);

@@ -6,9 +6,14 @@ import { layerNames, onnxModel, shapesOf } from './onnx-model.ts';
 import type { CompareCase, Subject } from './subject.ts';
 import { makeContiguousCaches, readBytes, type Tensors } from './tensors.ts';
 
+export { openOnnxruntimeLlama } from './onnxruntime-llama.ts';
+
 // One thread: it only records launches.
 env.wasm.numThreads = 1;
 env.logLevel = 'error';
+
+/** onnxruntime-web's. */
+export const version = env.versions.web;
 
 export async function openOnnxruntime(gpu: Gpu, one: CompareCase, tensors: Tensors): Promise<Subject> {
   const { device } = gpu;
@@ -44,7 +49,7 @@ export async function openOnnxruntime(gpu: Gpu, one: CompareCase, tensors: Tenso
   return {
     name: 'onnxruntime',
     notes: [
-      `onnxruntime: onnxruntime-web ${env.versions.web} (jspi), GroupQueryAttention of the WebGPU execution provider on the same device; past and present share their buffers; a step is one session.run, a node for each layer.`,
+      `onnxruntime: onnxruntime-web ${version} (jspi), GroupQueryAttention of the WebGPU execution provider on the same device; past and present share their buffers; a step is one session.run, a node for each layer.`,
     ],
     async enqueue(count) {
       for (let step = 0; step < count; step++) await session.run(feeds, fetches);
