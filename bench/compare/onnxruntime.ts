@@ -3,10 +3,11 @@ import { env, InferenceSession, Tensor } from 'onnxruntime-web/jspi';
 import type { Gpu } from 'pagewise';
 import { fromHalves, toHalves } from './halves.ts';
 import { layerNames, onnxModel, shapesOf } from './onnx-model.ts';
+import { type OnnxruntimeLlama, type OnnxruntimeLlamaOptions, openOnnxruntimeLlama } from './onnxruntime-llama.ts';
 import type { CompareCase, Subject } from './subject.ts';
 import { makeContiguousCaches, readBytes, type Tensors } from './tensors.ts';
 
-export { openOnnxruntimeLlama } from './onnxruntime-llama.ts';
+export { llamaModel } from './llama-graph.ts';
 
 // One thread: it only records launches.
 env.wasm.numThreads = 1;
@@ -14,6 +15,11 @@ env.logLevel = 'error';
 
 /** onnxruntime-web's. */
 export const version = env.versions.web;
+
+/** A whole model, by the same build on our device. */
+export function openLlama({ device }: Gpu, options: Omit<OnnxruntimeLlamaOptions, 'runtime' | 'device'>): Promise<OnnxruntimeLlama> {
+  return openOnnxruntimeLlama({ ...options, runtime: { InferenceSession, Tensor }, device });
+}
 
 export async function openOnnxruntime(gpu: Gpu, one: CompareCase, tensors: Tensors): Promise<Subject> {
   const { device } = gpu;

@@ -53,6 +53,21 @@ describe('bench', () => {
     expect(lines.at(-1)).toBe('- A note.');
   });
 
+  test('a comparison of whole models becomes a table with a line for each way', () => {
+    const row = (name: string, value: number, unit: string) => rowOf(name, { case: 'whole model', kv: 'f32' }, unit, [value]);
+    const rows = [
+      ...[row('ours', 500, 'tokens/s'), row('ours, per token', 2, 'ms'), row('ours, first token', 3, 'ms')],
+      ...[row('other', 100, 'tokens/s'), row('other, per token', 10, 'ms'), row('other, first token', 6, 'ms')],
+      ...[row('other / ours', 5, 'x'), row('other / ours, first token', 2, 'x'), row('other, error', 1, '1e-6')],
+    ];
+    const lines = tableOfComparison({ ...report, bench: 'compare', rows }).split('\n');
+    expect(lines.filter((line) => line.startsWith('|')).slice(2)).toEqual([
+      '| ours | f32 | 500 | 2.00 | 3.00 |',
+      '| other | f32 | 100 | 10.0 (5.00x) | 6.00 (2.00x) |',
+    ]);
+    expect(lines.join()).not.toContain('Microseconds');
+  });
+
   test('the launch bench runs in Deno and writes its rows', { timeout: 120_000 }, async () => {
     const { written, stdout } = await runQuick('launch');
     expect(written).toMatchObject({ bench: 'launch', host: 'deno', version: expect.any(String), commit: expect.any(String) });
@@ -102,6 +117,23 @@ describe('bench', () => {
       expect.arrayContaining(['ours', 'plain', 'onnxruntime', 'onnxruntime / ours', 'onnxruntime, error']),
     );
     expect(written.notes.join()).not.toContain('FAILED');
+  });
+
+  test('the whole model runs in Chromium with onnxruntime-web, whose tokens are ours', { timeout: 300_000 }, async () => {
+    const { written } = await runQuick('compare', '--filter', 'whole model', '--host', 'chromium');
+    const f32 = written.rows.filter(({ params }) => params.kv === 'f32');
+    for (const way of ['ours', 'onnxruntime', 'onnxruntime static']) {
+      for (const [name, unit] of [
+        [way, 'tokens/s'],
+        [`${way}, per token`, 'ms'],
+        [`${way}, first token`, 'ms'],
+      ])
+        expect(f32.find((row) => row.name === name)?.value, `${name}, ${unit}`).toBeGreaterThan(0);
+    }
+    expect(namesIn(written, 'f32')).toEqual(expect.arrayContaining(['onnxruntime / ours', 'onnxruntime static / ours, first token']));
+    const notes = written.notes.join();
+    expect(notes).not.toContain('FAILED');
+    expect(notes.match(/its 3 tokens are ours/g)).toHaveLength(2);
   });
 });
 
