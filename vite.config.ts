@@ -116,6 +116,7 @@ const modes: Record<string, UserConfig> = {
   'specs-node': { build: nodeBuild('specs-node', 'test/harness/node.ts') },
   'generate-node': { build: nodeBuild('generate-node', 'demo/terminal/generate-node.ts') },
   'tune-node': { build: nodeBuild('tune-node', 'demo/terminal/tune-node.ts') },
+  'eval-node': { build: nodeBuild('eval-node', 'demo/eval/eval-node.ts') },
   'bench-node': { build: nodeBuild('bench-node', 'bench/node.ts') },
 };
 
