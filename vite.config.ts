@@ -8,7 +8,7 @@ const root = fileURLToPath(new URL('.', import.meta.url));
 const inRoot = (path: string) => join(root, path);
 
 /** Packages that stay imports in the library, and that the browser gets from Vite as one module each. */
-const external = ['@huggingface/tokenizers', 'wgsl_reflect/wgsl_reflect.module.js'];
+const external = ['@huggingface/tokenizers', 'wgsl_reflect/wgsl_reflect.module.js', '@mlc-ai/web-xgrammar'];
 
 const attribute = / with \{ type: 'text' \}/g;
 
@@ -61,7 +61,7 @@ function nodeBuild(name: string, entry: string): BuildOptions {
 
 /** What each mode adds; `library` is the default of `vite build`. */
 const modes: Record<string, UserConfig> = {
-  /** The package: three entries, what they share in a chunk. */
+  /** The package: four entries, what they share in a chunk. */
   library: {
     build: {
       outDir: inRoot('dist'),
@@ -70,7 +70,10 @@ const modes: Record<string, UserConfig> = {
       target: 'es2022',
       sourcemap: true,
       lib: {
-        entry: { index: inRoot('src/index.ts'), engine: inRoot('src/engine/index.ts'), reflect: inRoot('src/reflect/index.ts') },
+        entry: {
+          ...{ index: inRoot('src/index.ts'), engine: inRoot('src/engine/index.ts'), reflect: inRoot('src/reflect/index.ts') },
+          constrained: inRoot('src/constrained/index.ts'),
+        },
         formats: ['es'],
       },
       rolldownOptions: { external, output: { chunkFileNames: 'shared.js' } },
@@ -131,6 +134,7 @@ export default defineConfig(({ mode }) => {
       alias: [
         { find: /^pagewise\/engine$/, replacement: inRoot('src/engine/index.ts') },
         { find: /^pagewise\/reflect$/, replacement: inRoot('src/reflect/index.ts') },
+        { find: /^pagewise\/constrained$/, replacement: inRoot('src/constrained/index.ts') },
         { find: /^pagewise$/, replacement: inRoot('src/index.ts') },
       ],
     },
