@@ -248,6 +248,14 @@ export class ConstraintError extends PagewiseError {
   }
 }
 
+/** An engine in a worker can do no more: the worker failed, or was told to end. */
+export class WorkerClosedError extends PagewiseError {
+  override readonly name = 'WorkerClosedError';
+  constructor(readonly reason: string) {
+    super(`The engine in the worker is gone: ${reason}. Create another.`);
+  }
+}
+
 function describe(value: unknown): string {
   return typeof value === 'string' ? JSON.stringify(value) : String(value);
 }
