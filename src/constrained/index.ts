@@ -45,8 +45,8 @@ export interface Constraint {
 export interface Constraints {
   /**
    * JSON that a schema accepts. Its keywords are those that XGrammar knows: types, properties, required, items, enum, const, anyOf, oneOf, $ref, pattern,
-   * formats, lengths and ranges among them; what it does not know it ignores. Integer ranges of up to 512 values are exact; of longer ones, and of
-   * numbers, some bounds let their neighbours through.
+   * formats, lengths and ranges among them; what it does not know it ignores. Integer ranges of up to 512 values are exact; of longer and
+   * half-open ones, some bounds let their neighbours through.
    * @throws {ConstraintError} for a schema that it refuses; its reason is on the console.
    */
   jsonSchema(schema: JsonSchema, options?: JsonOptions): Promise<Constraint>;
