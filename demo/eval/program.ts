@@ -54,16 +54,18 @@ async function runIn(
   launchCache: EvalOptions['launchCaches'][number],
   task: Task,
   gpu: Gpu,
-  { model, kvDtype, blockSize, runAhead, tuning, concurrency }: EvalOptions,
+  options: EvalOptions,
   host: ProgramHost,
   signal: AbortSignal,
 ): Promise<Run> {
+  const { model, kvDtype, blockSize, runAhead, tuning, concurrency } = options;
   const loading = createProgressBar(loadingText);
   const working = createProgressBar(workText);
   const onTuningProblem = (problem: string): void => say(`pagewise: ${problem}`);
   try {
     const engine = await Engine.load(gpu, modelFiles(model, host.defaultModel, signal), {
       ...{ kvDtype, blockSize, launchCache, runAhead, onTuningProblem, signal },
+      maxSequences: options.measure.task === 'gsm8k' ? concurrency : 1,
       tuning: await storedTuning(gpu, tuning, host.tunings, onTuningProblem),
       onProgress: loading.update,
     });

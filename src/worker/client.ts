@@ -2,7 +2,7 @@
 import * as Comlink from 'comlink';
 import type { ModelConfig } from '../engine/config.ts';
 import type { GenerationDefaults } from '../engine/generation-config.ts';
-import type { Generation, LoadProgress } from '../engine/types.ts';
+import type { EngineStats, Generation, LoadProgress } from '../engine/types.ts';
 import { type DeviceLostError, InvalidArgumentError } from '../errors.ts';
 import type { AdapterDescription, OpenGpuOptions } from '../gpu.ts';
 import type { LaunchEvent, LaunchStats } from '../launch/cache.ts';
@@ -56,6 +56,7 @@ export interface WorkerEngine {
   logits(ids: readonly number[]): Promise<Float32Array>;
   encode(text: string): Promise<number[]>;
   decode(ids: readonly number[]): Promise<string>;
+  stats(): Promise<EngineStats>;
   launchStats(): Promise<LaunchStats>;
   manifest(): Promise<LaunchManifest>;
   /** Frees the engine and its device. The worker stays: it is the caller's, to terminate or to open another engine in. */
@@ -168,6 +169,10 @@ class PortEngine implements WorkerEngine {
 
   decode(ids: readonly number[]): Promise<string> {
     return this.#value(this.#link.service.decode(ids));
+  }
+
+  stats(): Promise<EngineStats> {
+    return this.#value(this.#link.service.stats());
   }
 
   launchStats(): Promise<LaunchStats> {

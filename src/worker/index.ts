@@ -3,4 +3,4 @@ export { createWorkerEngine, type WorkerEngine, type WorkerEngineOptions } from 
 export type { WorkerLike } from './link.ts';
 export type { WorkerGenerateOptions } from './port-generation.ts';
 export type { BlockSnapshot, WorkerFiles } from './protocol.ts';
-export { type AllowedTokens, type ServedEngine, type ServeOptions, type ServeScope, serveEngine } from './serve.ts';
+export { type ServedEngine, type ServeOptions, type ServeScope, serveEngine } from './serve.ts';

@@ -36,7 +36,7 @@ export class PortGeneration implements Generation {
     this.#link = link;
     this.#id = id;
     this.#onBatch = onBatch;
-    const abort = (): void => this.#abort();
+    const abort = (): void => this.abort();
     this.#started = this.#start(prompt, options);
     if (signal?.aborted) abort();
     else signal?.addEventListener('abort', abort, { once: true });
@@ -56,6 +56,13 @@ export class PortGeneration implements Generation {
     return this.#stats;
   }
 
+  abort(): void {
+    const tell = (): void => {
+      if (!this.#link.closed) void this.#link.service.abort(this.#id);
+    };
+    this.#started.then(tell, () => {});
+  }
+
   async *[Symbol.asyncIterator](): AsyncGenerator<GenerationChunk, void> {
     let next = 0;
     try {
@@ -66,7 +73,7 @@ export class PortGeneration implements Generation {
       }
       await this.result;
     } finally {
-      if (!this.#ended) this.#abort();
+      if (!this.#ended) this.abort();
     }
   }
 
@@ -109,12 +116,5 @@ export class PortGeneration implements Generation {
     for (const [i, chunk] of batch.chunks.entries()) this.#chunks[batch.first + i] = chunk;
     this.#stats = batch.stats;
     this.#onBatch(batch);
-  }
-
-  #abort(): void {
-    const tell = (): void => {
-      if (!this.#link.closed) void this.#link.service.abort(this.#id);
-    };
-    this.#started.then(tell, () => {});
   }
 }

@@ -1,9 +1,9 @@
 /** What page and worker say to each other. */
 
 import type { ModelConfig } from '../engine/config.ts';
-import type { EngineOptions } from '../engine/engine.ts';
+import type { EngineOptions } from '../engine/engine-options.ts';
 import type { GenerationDefaults } from '../engine/generation-config.ts';
-import type { GenerateOptions, GenerationChunk, GenerationResult, GenerationStats, LoadProgress } from '../engine/types.ts';
+import type { EngineStats, GenerateOptions, GenerationChunk, GenerationResult, GenerationStats, LoadProgress } from '../engine/types.ts';
 import type { AdapterDescription, OpenGpuOptions } from '../gpu.ts';
 import type { LaunchEvent, LaunchStats } from '../launch/cache.ts';
 import type { LaunchManifest } from '../launch/manifest.ts';
@@ -84,6 +84,7 @@ export interface EngineService {
   logits(ids: readonly number[]): Promise<Outcome<Float32Array<ArrayBuffer>>>;
   encode(text: string): Promise<Outcome<number[]>>;
   decode(ids: readonly number[]): Promise<Outcome<string>>;
+  stats(): Promise<Outcome<EngineStats>>;
   launchStats(): Promise<Outcome<LaunchStats>>;
   manifest(): Promise<Outcome<LaunchManifest>>;
   close(): void;

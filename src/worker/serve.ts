@@ -1,8 +1,9 @@
 /** The worker's side: an engine behind a message port. */
 import * as Comlink from 'comlink';
-import { Engine, type EngineOptions } from '../engine/engine.ts';
+import { Engine } from '../engine/engine.ts';
+import type { EngineOptions } from '../engine/engine-options.ts';
 import { filesFrom, filesFromUrl, type ModelFiles } from '../engine/files.ts';
-import type { Generation, GenerationChunk } from '../engine/types.ts';
+import type { AllowedTokens, Generation, GenerationChunk } from '../engine/types.ts';
 import { InvalidArgumentError, WorkerClosedError } from '../errors.ts';
 import { type Gpu, type OpenGpuOptions, openGpu } from '../gpu.ts';
 import { describeError, outcomeOf } from './errors.ts';
@@ -21,9 +22,6 @@ export interface ServeOptions {
   readonly constrain?: (constraint: unknown, engine: ServedEngine) => AllowedTokens | Promise<AllowedTokens>;
 }
 
-/** The hook of `GenerateOptions.allowedTokens`. */
-export type AllowedTokens = (ids: readonly number[]) => Uint32Array | undefined;
-
 /** What of an engine is served. */
 export type ServedEngine = Pick<
   Engine,
@@ -37,6 +35,7 @@ export type ServedEngine = Pick<
   | 'generate'
   | 'score'
   | 'logits'
+  | 'stats'
   | 'launchStats'
   | 'manifest'
   | 'destroy'
@@ -144,6 +143,7 @@ function createService(options: ServeOptions): EngineService {
     logits: (ids) => outcomeOf(async () => new Float32Array(await engine().logits(ids))),
     encode: (text) => outcomeOf(() => tokenizerOf(engine()).encode(text)),
     decode: (ids) => outcomeOf(() => tokenizerOf(engine()).decode(ids)),
+    stats: () => outcomeOf(() => engine().stats()),
     launchStats: () => outcomeOf(() => engine().launchStats()),
     manifest: () => outcomeOf(() => engine().manifest()),
     close,

@@ -23,6 +23,7 @@ export const specFiles: SpecFiles = {
   'sample-adjusted': () => import('./sample-adjusted.spec.ts'),
   'sampling-steps': () => import('./sampling-steps.spec.ts'),
   speculation: () => import('./speculation.spec.ts'),
+  constrained: () => import('./constrained.spec.ts'),
   attention: () => import('./attention.spec.ts'),
   'attention-grid': () => import('./attention-grid.spec.ts'),
   'attention-adversarial': () => import('./attention-adversarial.spec.ts'),

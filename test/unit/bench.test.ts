@@ -93,7 +93,9 @@ describe('bench', () => {
     const { written } = await runQuick('speculate');
     for (const text of ['repeating', 'story']) {
       const rows = written.rows.filter(({ params }) => params.text === text);
-      const perStep = Object.fromEntries(rows.filter(({ name }) => name === 'tokens a step').map(({ params, value }) => [params.way, value]));
+      const perStep = Object.fromEntries(
+        rows.filter(({ name }) => name === 'tokens a step').map(({ params, value }) => [params.way, value]),
+      );
       expect(perStep).toMatchObject({ ahead: 1, 'depth 1': 1 });
       expect(perStep['guess 4']).toBeGreaterThanOrEqual(1);
       for (const { value } of rows.filter(({ name }) => name === 'tokens')) expect(value).toBeGreaterThan(0);

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test, vi } from 'vitest';
-import type { EngineOptions } from '../../src/engine/engine.ts';
+import type { EngineOptions } from '../../src/engine/engine-options.ts';
 import type { GenerateOptions, Generation, GenerationChunk, GenerationResult } from '../../src/engine/types.ts';
 import {
   ContextLengthError,
@@ -57,18 +57,23 @@ class FakeGeneration implements Generation {
 
   async *[Symbol.asyncIterator](): AsyncGenerator<GenerationChunk, void> {
     while (this.read < this.written || !this.#done) {
-      if (this.read < this.written) yield { text: letter(this.read), ids: [this.read++] };
+      if (this.read < this.written) yield { index: 0, text: letter(this.read), ids: [this.read++] };
       else await new Promise((resolve) => setTimeout(resolve));
     }
     await this.result;
   }
 
   #done = false;
+  #stopped = false;
+
+  abort(): void {
+    this.#stopped = true;
+  }
 
   /** As an engine that is read: it does not run far ahead of whoever reads. */
   async #run(): Promise<void> {
     const { maxTokens = 20, signal } = this.#options;
-    while (this.written < maxTokens && !signal?.aborted) {
+    while (this.written < maxTokens && !signal?.aborted && !this.#stopped) {
       await new Promise((resolve) => setTimeout(resolve));
       if (this.read === 0 || this.written - this.read < 8) this.written++;
       if (this.error && this.written === 3) {
@@ -78,8 +83,9 @@ class FakeGeneration implements Generation {
     }
     this.#done = true;
     const ids = Array.from({ length: this.written }, (_, i) => i);
-    const finishReason = signal?.aborted ? 'abort' : 'length';
-    this.#settle({ text: ids.map(letter).join(''), promptIds: this.promptIds, ids, finishReason, stats: this.stats() });
+    const finishReason = signal?.aborted || this.#stopped ? 'abort' : 'length';
+    const choice = { index: 0, text: ids.map(letter).join(''), ids, finishReason } as const;
+    this.#settle({ ...choice, promptIds: this.promptIds, stats: this.stats(), choices: [choice], cachedTokens: 0 });
   }
 }
 
@@ -114,6 +120,7 @@ function fakeServer(parts: { readonly fail?: Error; readonly failing?: Error; re
     },
     score: async (ids: readonly number[]) => ids.map((id) => id / 2),
     logits: async (ids: readonly number[]) => Float32Array.from(ids),
+    stats: () => ({ running: 2 }),
     launchStats: () => ({ falseHits: 3 }),
     manifest: () => ({ kernels: 1 }),
     destroy: () => calls.push({ name: 'engine.destroy' }),
@@ -176,6 +183,7 @@ describe('an engine in a worker', () => {
     expect(await engine.logits([1, 2])).toEqual(Float32Array.of(1, 2));
     expect(await engine.encode('ab')).toEqual([97, 98]);
     expect(await engine.decode([97, 98])).toBe('ab');
+    expect(await engine.stats()).toEqual({ running: 2 });
     expect(await engine.launchStats()).toEqual({ falseHits: 3 });
     expect(await engine.manifest()).toEqual({ kernels: 1 });
   });
@@ -259,6 +267,10 @@ describe('an engine in a worker', () => {
     const left = engine.generate('x', { maxTokens: 1e6 });
     for await (const _ of left) break;
     expect((await left.result).finishReason).toBe('abort');
+
+    const told = engine.generate('x', { maxTokens: 1e6 });
+    told.abort();
+    expect((await told.result).finishReason).toBe('abort');
 
     const before = engine.generate('x', { maxTokens: 1e6, signal: AbortSignal.abort() });
     expect((await before.result).finishReason).toBe('abort');
