@@ -8,7 +8,7 @@ const root = fileURLToPath(new URL('.', import.meta.url));
 const inRoot = (path: string) => join(root, path);
 
 /** Packages that stay imports in the library, and that the browser gets from Vite as one module each. */
-const external = ['@huggingface/tokenizers', 'wgsl_reflect/wgsl_reflect.module.js'];
+const external = ['@huggingface/tokenizers', 'wgsl_reflect/wgsl_reflect.module.js', '@mlc-ai/web-xgrammar', 'comlink'];
 
 const attribute = / with \{ type: 'text' \}/g;
 
@@ -61,7 +61,7 @@ function nodeBuild(name: string, entry: string): BuildOptions {
 
 /** What each mode adds; `library` is the default of `vite build`. */
 const modes: Record<string, UserConfig> = {
-  /** The package: three entries, what they share in a chunk. */
+  /** The package: five entries, what they share in a chunk. */
   library: {
     build: {
       outDir: inRoot('dist'),
@@ -70,7 +70,10 @@ const modes: Record<string, UserConfig> = {
       target: 'es2022',
       sourcemap: true,
       lib: {
-        entry: { index: inRoot('src/index.ts'), engine: inRoot('src/engine/index.ts'), reflect: inRoot('src/reflect/index.ts') },
+        entry: {
+          ...{ index: inRoot('src/index.ts'), engine: inRoot('src/engine/index.ts'), reflect: inRoot('src/reflect/index.ts') },
+          ...{ constrained: inRoot('src/constrained/index.ts'), worker: inRoot('src/worker/index.ts') },
+        },
         formats: ['es'],
       },
       rolldownOptions: { external, output: { chunkFileNames: 'shared.js' } },
@@ -82,7 +85,7 @@ const modes: Record<string, UserConfig> = {
     base: './',
     plugins: [serveFolder('/model', inRoot('demo/model'))],
     build: { outDir: inRoot('dist/demo'), emptyOutDir: true, target: 'es2022' },
-    optimizeDeps: { noDiscovery: true, include: ['@huggingface/tokenizers'] },
+    optimizeDeps: { noDiscovery: true, include: ['@huggingface/tokenizers', 'comlink'] },
   },
   /** The GPU specs in a browser; nothing reloads the page while they run. */
   specs: {
@@ -116,6 +119,7 @@ const modes: Record<string, UserConfig> = {
   'specs-node': { build: nodeBuild('specs-node', 'test/harness/node.ts') },
   'generate-node': { build: nodeBuild('generate-node', 'demo/terminal/generate-node.ts') },
   'tune-node': { build: nodeBuild('tune-node', 'demo/terminal/tune-node.ts') },
+  'eval-node': { build: nodeBuild('eval-node', 'demo/eval/eval-node.ts') },
   'bench-node': { build: nodeBuild('bench-node', 'bench/node.ts') },
 };
 
@@ -130,10 +134,13 @@ export default defineConfig(({ mode }) => {
       alias: [
         { find: /^pagewise\/engine$/, replacement: inRoot('src/engine/index.ts') },
         { find: /^pagewise\/reflect$/, replacement: inRoot('src/reflect/index.ts') },
+        { find: /^pagewise\/constrained$/, replacement: inRoot('src/constrained/index.ts') },
+        { find: /^pagewise\/worker$/, replacement: inRoot('src/worker/index.ts') },
         { find: /^pagewise$/, replacement: inRoot('src/index.ts') },
       ],
     },
     plugins: [wgsl(), plugins],
+    worker: { format: 'es', plugins: () => [wgsl()] },
     ...config,
   };
 });

@@ -6,6 +6,7 @@ import { benchGenerate } from './generate/bench.ts';
 import { benchLaunch } from './launch/bench.ts';
 import { benchLinear } from './linear/bench.ts';
 import type { BenchHost, BenchOptions, BenchRow } from './report.ts';
+import { benchSpeculate } from './speculate/bench.ts';
 import { benchStep } from './step/bench.ts';
 
 /** A bench: it makes what it needs on the device and takes it down again. */
@@ -23,4 +24,5 @@ export const benches = {
   cold: benchCold,
   generate: benchGenerate,
   step: benchStep,
+  speculate: benchSpeculate,
 } satisfies Record<string, Bench>;

@@ -11,7 +11,7 @@ import { driverSources, findDriver } from './hosts/drivers.mjs';
 import { root } from './hosts/folders.mjs';
 import { exitOnSignals, runInForeground } from './hosts/processes.mjs';
 
-const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|generate|step [options]
+const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|generate|step|speculate [options]
 
   launch    what a launch costs the host, by every way to make one
   attention what attention costs the GPU, and its share of what the memory or the arithmetic allows
@@ -21,6 +21,7 @@ const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|gener
   cold      the time to the first token, with and without a warm-up manifest
   generate  tokens per second and host time with the launch cache on and off
   step      host time of a decode step and what it writes, against batch and context
+  speculate tokens per second with prompt lookup and without
 
   --host deno|chromium|node  where to run (default deno; node is Dawn from npm)
   --rounds N                 how often everything is measured; medians of fewer than 5 are not to be quoted

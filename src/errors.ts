@@ -236,6 +236,26 @@ export class UnsupportedModelError extends PagewiseError {
   }
 }
 
+/** A schema, pattern or grammar that output cannot be held to, or output that does not follow it. */
+export class ConstraintError extends PagewiseError {
+  override readonly name = 'ConstraintError';
+  constructor(
+    readonly constraint: 'library' | 'schema' | 'regex' | 'grammar' | 'output',
+    problem: string,
+    options?: ErrorOptions,
+  ) {
+    super(`Constrained output, ${constraint}: ${problem}`, options);
+  }
+}
+
+/** An engine in a worker can do no more: the worker failed, or was told to end. */
+export class WorkerClosedError extends PagewiseError {
+  override readonly name = 'WorkerClosedError';
+  constructor(readonly reason: string) {
+    super(`The engine in the worker is gone: ${reason}. Create another.`);
+  }
+}
+
 function describe(value: unknown): string {
   return typeof value === 'string' ? JSON.stringify(value) : String(value);
 }

@@ -58,7 +58,7 @@ export function startApp(): void {
     try {
       const opened = await openSession(query, bar.show);
       session = opened;
-      void opened.gpu.lost.then((loss) => session === opened && fail(loss));
+      void opened.engine.lost.then((loss) => session === opened && fail(loss));
       instruments.show(opened);
       sampling.suggest(opened.engine.defaults);
       enter('ready', 'Ready.');

@@ -1,13 +1,14 @@
 /**
  * The picture of the KV cache: one cell per block, on a canvas. A frame draws only the cells that changed and reads no layout.
  */
-import { type BlockSource, describeBlocks, type GridLayout, layOutGrid, nullState, readBlockStates, usedBlocks } from './block-states.ts';
+import type { BlockSnapshot } from 'pagewise/worker';
+import { describeBlocks, type GridLayout, layOutGrid, nullState, readBlockStates, usedBlocks } from './block-states.ts';
 import { element, setText } from './elements.ts';
 
 /** The picture. */
 export interface BlockPicture {
-  /** Which cache to show; undefined: none. */
-  show(kv: BlockSource | undefined): void;
+  /** Where to read the blocks of the cache to show; undefined: none is. */
+  show(read: (() => BlockSnapshot) | undefined): void;
   /** Draws what changed since the last call. */
   update(): void;
 }
@@ -26,7 +27,7 @@ export function connectBlockPicture(): BlockPicture {
   const canvas = element('blocks', HTMLCanvasElement);
   const summary = element('blocks-summary', HTMLElement);
   const context = canvas.getContext('2d');
-  let kv: BlockSource | undefined;
+  let read: (() => BlockSnapshot) | undefined;
   let shown = new Float32Array(0);
   let next = new Float32Array(0);
   let layout: GridLayout | undefined;
@@ -35,7 +36,7 @@ export function connectBlockPicture(): BlockPicture {
   let most = 0;
 
   function resize(): void {
-    layout = kv && width > 0 ? layOutGrid(kv.blocks.size, width, wantedHeight) : undefined;
+    layout = read && width > 0 ? layOutGrid(read().size, width, wantedHeight) : undefined;
     const scale = devicePixelRatio;
     canvas.style.height = `${layout?.height ?? 0}px`;
     canvas.width = Math.round(width * scale);
@@ -46,12 +47,13 @@ export function connectBlockPicture(): BlockPicture {
   }
 
   function update(): void {
-    if (!kv || !layout || !context) return;
-    next = readBlockStates(kv, next);
+    if (!read || !layout || !context) return;
+    const blocks = read();
+    next = readBlockStates(blocks, next);
     for (const [block, state] of next.entries()) if (state !== shown[block]) drawCell(context, layout, block, state, colours);
     [shown, next] = [next, shown];
     most = Math.max(most, usedBlocks(shown));
-    setText(summary, describeBlocks(kv, shown, most));
+    setText(summary, describeBlocks(blocks, shown, most));
   }
 
   new ResizeObserver(([entry]) => {
@@ -68,9 +70,9 @@ export function connectBlockPicture(): BlockPicture {
 
   return {
     show(source) {
-      kv = source;
+      read = source;
       most = 0;
-      if (!kv) setText(summary, 'No model is loaded.');
+      if (!read) setText(summary, 'No model is loaded.');
       resize();
     },
     update,

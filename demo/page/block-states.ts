@@ -1,14 +1,7 @@
 /**
  * What the picture of the KV cache shows, as plain numbers.
  */
-import type { KvCache } from 'pagewise';
-
-/** What of a cache the picture reads. */
-export interface BlockSource {
-  readonly blocks: Pick<KvCache['blocks'], 'size' | 'free' | 'owners'>;
-  readonly sequences: ReadonlySet<{ readonly blocks: readonly number[]; readonly length: number }>;
-  readonly options: { readonly blockSize: number };
-}
+import type { BlockSnapshot } from 'pagewise/worker';
 
 /** The state of the null block, which is never given out. */
 export const nullState = -1;
@@ -18,12 +11,13 @@ export const nullState = -1;
  *
  * @param into reused where it has the right length, so that a frame allocates nothing.
  */
-export function readBlockStates(kv: BlockSource, into?: Float32Array<ArrayBuffer>): Float32Array<ArrayBuffer> {
-  const { size } = kv.blocks;
+export function readBlockStates(
+  { size, blockSize, sequences }: BlockSnapshot,
+  into?: Float32Array<ArrayBuffer>,
+): Float32Array<ArrayBuffer> {
   const states = into?.length === size ? into.fill(0) : new Float32Array(size);
   states[0] = nullState;
-  const { blockSize } = kv.options;
-  for (const { blocks, length } of kv.sequences) {
+  for (const { blocks, length } of sequences) {
     for (const [index, block] of blocks.entries()) {
       if (block !== 0) states[block] = Math.max(states[block] ?? 0, Math.min(1, (length - index * blockSize) / blockSize));
     }
@@ -37,12 +31,11 @@ export function usedBlocks(states: Float32Array): number {
 }
 
 /** The picture in one sentence, for those who do not see it. `most` is the largest number that was in use so far. */
-export function describeBlocks(kv: BlockSource, states: Float32Array, most: number): string {
-  const total = kv.blocks.size - 1;
+export function describeBlocks({ size, blockSize }: BlockSnapshot, states: Float32Array, most: number): string {
+  const total = size - 1;
   const used = usedBlocks(states);
   const part = states.findIndex((state) => state > 0 && state < 1);
   const partly = states.reduce((count, state) => count + (state > 0 && state < 1 ? 1 : 0), 0);
-  const { blockSize } = kv.options;
   const peak = most > used ? ` (${most} at most so far)` : '';
   const blocks = `${used} of ${total} blocks in use${peak}, ${blockSize} tokens each`;
   if (partly === 0) return `${blocks}.`;

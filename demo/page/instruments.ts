@@ -23,8 +23,8 @@ export function connectInstruments(): Instruments {
   const picture = connectBlockPicture();
   return {
     show(session) {
-      if (session) figures.showAdapter(session.gpu.adapter);
-      picture.show(session?.engine.kv);
+      if (session) figures.showAdapter(session.engine.adapter);
+      picture.show(session && (() => session.engine.blocks));
     },
     follow(generation, seed) {
       let lastFigures = 0;

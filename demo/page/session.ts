@@ -1,33 +1,33 @@
 /**
- * A device with a model on it: opened together, closed together.
+ * A worker with a model on its device: opened together, closed together.
  */
-import { type Gpu, openGpu } from 'pagewise';
-import { Engine, filesFromUrl, type LoadProgress } from 'pagewise/engine';
+import { WebGpuUnavailableError } from 'pagewise';
+import type { LoadProgress } from 'pagewise/engine';
+import { createWorkerEngine, type WorkerEngine } from 'pagewise/worker';
 import type { PageQuery } from './query.ts';
 
-/** An open model. `close` frees the device and everything on it. */
+/** An open model. `close` ends the worker and frees the device and everything on it. */
 export interface Session {
-  readonly gpu: Gpu;
-  readonly engine: Engine;
+  readonly engine: WorkerEngine;
   close(): void;
 }
 
-/** Opens a device and loads the model. After a throw, nothing is left open. */
+/** Starts a worker and loads the model in it. After a throw, nothing is left open. */
 export async function openSession(query: PageQuery, onProgress: (progress: LoadProgress) => void): Promise<Session> {
-  const gpu = await openGpu();
+  // A browser without WebGPU in its pages has none in its workers.
+  if (!navigator.gpu) throw new WebGpuUnavailableError('no-api');
+  const worker = new Worker(new URL('./engine-worker.ts', import.meta.url), { type: 'module' });
   try {
-    const files = filesFromUrl(query.model);
-    const engine = await Engine.load(gpu, files, { maxSequences: 1, ...query.engine, onProgress });
+    const engine = await createWorkerEngine(worker, query.model, { maxSequences: 1, ...query.engine, onProgress });
     return {
-      gpu,
       engine,
       close() {
         engine.destroy();
-        gpu.destroy();
+        worker.terminate();
       },
     };
   } catch (error) {
-    gpu.destroy();
+    worker.terminate();
     throw error;
   }
 }

@@ -28,6 +28,7 @@ export const numberRules = {
   topP: { expected: 'a number above 0 and at most 1', integer: false, min: 0, max: 1, above: true },
   seed: { expected: `an integer from 0 to ${largestSeed}`, integer: true, min: 0, max: largestSeed },
   blockSize: { expected: 'a positive multiple of 8', integer: true, min: 8, max: anyCount, multipleOf: 8 },
+  speculate: { expected: 'an integer from 1 to 15', integer: true, min: 1, max: 15 },
   runAhead: { expected: 'an integer from 1 to 32', integer: true, min: 1, max: 32 },
 } satisfies Record<string, NumberRule>;
 

@@ -19,6 +19,8 @@ export interface ProgramOptions {
   readonly blockSize: number | undefined;
   readonly launchCache: 'on' | 'off' | 'verify' | undefined;
   readonly runAhead: number | undefined;
+  /** Tokens to guess by prompt lookup; undefined: none. */
+  readonly speculate: number | undefined;
   /** A file that `npm run tune -- --output` wrote, as typed; undefined: what it keeps for this adapter. */
   readonly tuning: string | undefined;
   /** Where to write a trace, as typed. */
@@ -76,6 +78,9 @@ function createCommand(): Command {
     .addOption(numberOption('--block-size <number>', 'tokens of a block of the KV cache', numberRules.blockSize))
     .addOption(choiceOption('--launch-cache <mode>', 'on, off or verify', ['on', 'off', 'verify']))
     .addOption(numberOption('--run-ahead <number>', 'steps submitted before the first answer is back', numberRules.runAhead))
+    .addOption(
+      numberOption('--speculate <number>', 'guess so many tokens from the text so far and verify them in one step', numberRules.speculate),
+    )
     .option('--tuning <file>', 'a file of npm run tune -- --output (default: what npm run tune found here)')
     .option('--trace <file>', 'write a trace of host spans and GPU times, for https://ui.perfetto.dev (slows the run)')
     .option('--json', 'print one JSON object {text, promptIds, ids, adapter, stats} and no text')

@@ -60,10 +60,13 @@ async function generate(options: ProgramOptions, host: ProgramHost, signal: Abor
 
 /** Writes the text, or the JSON object, to standard output, and the table to standard error. */
 async function write(engine: Engine, options: ProgramOptions, adapter: AdapterReport, signal: AbortSignal): Promise<void> {
-  const { prompt, maxTokens, temperature, topK, topP, json } = options;
+  const { prompt, maxTokens, temperature, topK, topP, json, speculate: numTokens } = options;
   const sampled = (temperature ?? engine.defaults.temperature) > 0;
   const seed = sampled ? (options.seed ?? randomSeed()) : undefined;
-  const generation = engine.generate(prompt, { maxTokens, temperature, topK, topP, seed, signal });
+  const generation = engine.generate(prompt, {
+    ...{ maxTokens, temperature, topK, topP, seed, signal },
+    ...(numTokens !== undefined && { speculate: { numTokens } }),
+  });
   if (!json && process.stdout.isTTY) process.stdout.write(bold(prompt));
   for await (const { text } of generation) if (!json) process.stdout.write(text);
   const result: GenerationResult = await generation.result;

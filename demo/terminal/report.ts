@@ -33,11 +33,13 @@ export function adapterLine({ name, backend, driver, software }: AdapterReport):
 
 /** The lines of the table. */
 export function resultTable(result: GenerationResult, adapter: AdapterReport, seed: number | undefined): string {
+  const { draftedTokens, acceptedTokens = 0 } = result.stats;
   const rows = [
     ['Adapter', adapter.name],
     ...(adapter.backend || adapter.driver ? [['Backend, driver', [adapter.backend, adapter.driver].filter(Boolean).join(', ')]] : []),
     ...(adapter.software ? [['', `software: ${softwareNote}`]] : []),
     ...generationFigures(result.stats).map(({ label, value, unit }) => [label, unit ? `${value} ${unit}` : value]),
+    ...(draftedTokens === undefined ? [] : [['Guessed', `${acceptedTokens} of ${draftedTokens} tokens were right`]]),
     ...(seed === undefined ? [] : [['Seed', String(seed)]]),
     ['Ended', endings[result.finishReason]],
   ];

@@ -31,6 +31,9 @@ import { Prefill } from './prefill.ts';
 import { chooseKernels, type KernelChoice, nearestSplit, type TunedSplit, workgroupsPerItem } from './tuned.ts';
 import { type DecodeTile, mergeInvocations, workgroupInvocations } from './tuning.ts';
 
+/** Longest draft whose rows are split. A row's sum depends on where it is cut, and that on the batch. */
+const maxSplitQuery = ({ deterministic = false }: PagedAttentionOptions): number => (deterministic ? 0 : 16);
+
 /** More blocks than any buffer holds: pools of one buffer share their pipelines whatever their size. */
 const allBlocks = 0x7fffffff;
 
@@ -109,6 +112,7 @@ export class PagedAttention {
       blockSize,
       minSegmentKeys: splits.reduce((least, { minSegmentKeys }) => Math.min(least, minSegmentKeys), Number.POSITIVE_INFINITY),
       targetWorkgroups: kernels.split.targetWorkgroups,
+      maxSplitQuery: maxSplitQuery(options),
     });
     // In whole multiples of the alignment that a binding's offset needs, 256 bytes.
     const stateWordsOf = (partials: number) => Math.ceil((partials * options.numHeads * partialWords(headDim)) / 64) * 64;
@@ -336,7 +340,7 @@ export class PagedAttention {
       prefillTokens: this.#prefill.tokens,
       segmentKeys: this.#segmentKeys(planned),
       maxPartials: this.#maxPartials,
-      maxSplitQuery: deterministic ? 0 : 16,
+      maxSplitQuery: maxSplitQuery(this.#options),
       filterByQueryLen,
       cascades: cascades ?? (cascade === 'off' || deterministic ? [] : findCascades(planned, blockSize)),
     });

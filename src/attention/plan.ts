@@ -147,7 +147,7 @@ export interface PlanShape {
   readonly segmentKeys: number;
   /** Partial states that there is room for. */
   readonly maxPartials: number;
-  /** Longest query of several tokens whose rows are split, where there is room: a draft to verify. Longer ones occupy the GPU by themselves. */
+  /** Longest query of several tokens whose rows are split, into as many as there is room for: a draft to verify. Longer ones occupy the GPU by themselves. */
   readonly maxSplitQuery: number;
   /** Single tokens go to the decode kernel; false: all go to the prefill kernel. */
   readonly filterByQueryLen: boolean;
@@ -179,12 +179,19 @@ export interface PlanLimits {
   readonly blockSize: number;
   readonly minSegmentKeys: number;
   readonly targetWorkgroups: number;
+  /** As `PlanShape.maxSplitQuery`. */
+  readonly maxSplitQuery: number;
 }
 
-/** Partial states to have room for: as many as decode rows can be split into (see `chooseSegmentKeys`), and one for each sequence's row of a cascade. */
-export function maxPartials({ maxSequences, maxBlocksPerSequence, blockSize, minSegmentKeys, targetWorkgroups }: PlanLimits): number {
+/**
+ * Partial states to have room for: as many as decode rows can be split into (see `chooseSegmentKeys`), one for each sequence's row of a cascade, and as many as a
+ * GPU's worth of work for drafts: a lone sequence of the longest context is split whose draft is as long as may be.
+ */
+export function maxPartials(limits: PlanLimits): number {
+  const { maxSequences, maxBlocksPerSequence, blockSize, minSegmentKeys, targetWorkgroups, maxSplitQuery } = limits;
   const maxSegments = Math.ceil((maxBlocksPerSequence * blockSize) / minSegmentKeys);
-  return Math.min(maxSequences * maxSegments, targetWorkgroups + maxSequences) + maxSequences;
+  const decode = Math.min(maxSequences * maxSegments, targetWorkgroups + maxSequences);
+  return decode + maxSequences + Math.min(maxSplitQuery * maxSegments, targetWorkgroups);
 }
 
 /** Words that hold any step without query-query biases, the caller's own sections not counted. */
@@ -220,6 +227,18 @@ export function packBatch(writer: PlanWriter, batch: readonly PlannedSequence[],
     room -= needed;
     return true;
   });
+  // What is left after that, drafts share evenly.
+  const isDraft = (one: PlannedSequence) => !isDecode(one) && one.queryLen <= shape.maxSplitQuery && segmentsOf(one, 0) > 1;
+  const draftTokens = batch.reduce((sum, one) => sum + (isDraft(one) ? one.queryLen : 0), 0);
+  const mostSegments = Math.max(1, Math.floor(room / Math.max(1, draftTokens)));
+  /** Into how many segments the keys from `prefixLen` on are cut. None is empty. */
+  const cutsOf = (one: PlannedSequence, prefixLen: number) => {
+    const wanted = segmentsOf(one, prefixLen);
+    if (isDecode(one)) return wanted;
+    if (!isDraft(one)) return 1;
+    const keys = Math.max(1, one.seqLen - prefixLen);
+    return Math.ceil(keys / Math.ceil(keys / Math.min(wanted, mostSegments)));
+  };
   const numTokens = batch.reduce((sum, { queryLen }) => sum + queryLen, 0);
   const positions = writer.section('POSITIONS', numTokens).u32;
   const slotMapping = writer.section('SLOT_MAPPING', numTokens).u32;
@@ -255,11 +274,8 @@ export function packBatch(writer: PlanWriter, batch: readonly PlannedSequence[],
     const contextLen = seqLen - queryLen;
     const cascade = cascades.find(({ first, count }) => index >= first && index < first + count);
     const prefixLen = cascade?.prefixLen ?? 0;
-    const wanted = segmentsOf(sequence, prefixLen);
     const prefixSegments = prefixLen > 0 ? 1 : 0;
-    const isSplit = isDecode(sequence) || (queryLen <= shape.maxSplitQuery && queryLen * wanted <= room);
-    const segments = isSplit ? wanted : 1;
-    if (!isDecode(sequence) && segments > 1) room -= queryLen * segments;
+    const segments = cutsOf(sequence, prefixLen);
     const states = prefixSegments + segments;
     const firstPartial = numPartials;
     const biasAt = queryBias ? writer.append('BIASES', queryBias, -3e38) : 0;

@@ -1,4 +1,5 @@
 import type { GenerationSpec } from './options.ts';
+import { draft } from './prompt-lookup.ts';
 import type { SampledToken } from './readback.ts';
 import { createRequest, outputLength, type Request } from './request.ts';
 import type { SamplingParameters } from './sampling.ts';
@@ -20,6 +21,8 @@ export class Choice {
   readonly #parameters: SamplingParameters;
   /** The same while stop tokens are banned. */
   readonly #early: SamplingParameters;
+  /** How many tokens the last guess was made from. */
+  #guessedAt = 0;
   /** The host's opinion of the next token, and for how many tokens before it. */
   #mask: { readonly length: number; readonly allowed: Uint32Array | undefined } | undefined;
 
@@ -43,22 +46,36 @@ export class Choice {
   }
 
   /**
-   * Asks which tokens may come next, where the request wants to be asked and all tokens before are known. Call it before a step is scheduled.
+   * Asks which tokens may come next, or guesses which will, where the request wants it and all tokens before are known. Call it before a step is scheduled.
    * @param check throws for a mask that cannot be used.
    */
   consult(check: (parameters: SamplingParameters) => void): void {
     const { allowedTokens } = this.#spec;
     const length = outputLength(this.request);
+    this.#guess(length);
     if (!allowedTokens || this.request.inFlight > 0 || this.#mask?.length === length) return;
     const allowed = allowedTokens(this.ids, this.index);
     check({ ...this.#parameters, allowedTokens: allowed });
     this.#mask = { length, allowed };
   }
 
+  /** Guesses are verified: rows of a step may turn out never to have been. */
+  get speculates(): boolean {
+    return this.#spec.speculate !== undefined;
+  }
+
   /** How to sample the token of that place in the output. */
   parametersAt(place: number): SamplingParameters {
     const parameters = place < this.#spec.minTokens ? this.#early : this.#parameters;
     return this.#mask?.allowed ? { ...parameters, allowedTokens: this.#mask.allowed } : parameters;
+  }
+
+  #guess(outputLength: number): void {
+    const { speculate } = this.#spec;
+    const { request } = this;
+    if (!speculate || request.inFlight > 0 || outputLength === 0 || this.#guessedAt === request.tokens.length) return;
+    this.#guessedAt = request.tokens.length;
+    request.draft = draft(request.tokens, speculate);
   }
 
   /** Takes in the next token. Once it was the last, `finishReason` says why. */

@@ -24,6 +24,7 @@ export class RunningGeneration implements Generation {
   readonly runAhead: number;
   readonly #host: GenerationHost;
   readonly #signal: AbortSignal | undefined;
+  readonly #speculates: boolean;
   readonly #chunks: GenerationChunk[] = [];
   /** How far each that iterates has come. */
   readonly #readers = new Set<{ next: number; wake: () => void }>();
@@ -38,11 +39,14 @@ export class RunningGeneration implements Generation {
   #decodeSteps = 0;
   #decodeTime = 0;
   #launchesPerToken = 0;
+  #drafted = 0;
+  #accepted = 0;
 
   /** @param createStream for the text of each sample; undefined where there is no tokenizer. */
   constructor(host: GenerationHost, spec: GenerationSpec, createStream: (() => TextStream) | undefined) {
     this.#host = host;
     this.#signal = spec.signal;
+    this.#speculates = spec.speculate !== undefined;
     this.promptIds = spec.promptIds;
     this.runAhead = spec.runAhead;
     const choices: Choice[] = [];
@@ -81,6 +85,7 @@ export class RunningGeneration implements Generation {
       pipelinesCompiled: this.#host.pipelinesCompiled(),
       hostTimePerStep: this.#decodeSteps && this.#decodeTime / this.#decodeSteps,
       runAhead: this.runAhead,
+      ...(this.#speculates && { draftedTokens: this.#drafted, acceptedTokens: this.#accepted }),
     };
   }
 
@@ -120,6 +125,12 @@ export class RunningGeneration implements Generation {
     this.#decodeSteps++;
     this.#decodeTime += hostTime;
     this.#launchesPerToken = launches;
+  }
+
+  /** A guess was verified. */
+  verified(drafted: number, accepted: number): void {
+    this.#drafted += drafted;
+    this.#accepted += accepted;
   }
 
   push(chunk: GenerationChunk): void {

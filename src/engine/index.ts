@@ -4,5 +4,5 @@ export { Engine } from './engine.ts';
 export type { EngineOptions } from './engine-options.ts';
 export { type ByteSource, type FileContent, filesFrom, filesFromUrl, type ModelFiles } from './files.ts';
 export type { GenerationDefaults } from './generation-config.ts';
-export type { TextStream, Tokenizer } from './tokenizer.ts';
+export type { TextStream, Tokenizer, Vocabulary } from './tokenizer.ts';
 export type * from './types.ts';

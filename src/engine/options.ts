@@ -1,12 +1,16 @@
 /** What `generate` is asked for, checked. Pure. */
 import { ContextLengthError, InvalidArgumentError } from '../errors.ts';
-import { checkSampling, deriveSeed, type SamplingDefaults, type SamplingParameters } from './sampling.ts';
-import type { AllowedTokens, GenerateOptions } from './types.ts';
+import type { PromptLookup } from './prompt-lookup.ts';
+import { checkSampling, deriveSeed, type SamplingDefaults, type SamplingParameters, usesPenalties } from './sampling.ts';
+import type { AllowedTokens, GenerateOptions, Speculation } from './types.ts';
 
 /** Most steps in flight, and staging buffers made. */
 export const maxRunAhead = 32;
 const maxSamples = 128;
 const maxStops = 16;
+/** With the token before it, a query whose rows attention splits over a long context. */
+const maxDraft = 15;
+const maxNgramLength = 32;
 
 /** One generation, complete and checked. */
 export interface GenerationSpec {
@@ -20,6 +24,7 @@ export interface GenerationSpec {
   readonly priority: number;
   readonly cacheSalt: string;
   readonly allowedTokens: AllowedTokens | undefined;
+  readonly speculate: PromptLookup | undefined;
   readonly signal: AbortSignal | undefined;
 }
 
@@ -47,15 +52,25 @@ export function checkOptions(promptIds: readonly number[], options: GenerateOpti
   if (typeof cacheSalt !== 'string') throw new InvalidArgumentError('cacheSalt', cacheSalt, 'a text');
   if (allowedTokens !== undefined && typeof allowedTokens !== 'function')
     throw new InvalidArgumentError('allowedTokens', allowedTokens, 'a function from the ids so far to a mask');
+  const speculate = options.speculate && checkSpeculation(options.speculate);
+  if (speculate && (allowedTokens || usesPenalties(first)))
+    throw new InvalidArgumentError('speculate', 'given', 'left out with penalties or allowedTokens: they need each token before the next');
   return {
     promptIds,
     maxTokens: Math.min(options.maxTokens ?? room, room),
     minTokens,
     sampling: Array.from({ length: n }, (_, i) => ({ ...first, seed: deriveSeed(first.seed, i) })),
     stops: checkStops(options.stop ?? [], hasTokenizer),
-    runAhead: allowedTokens ? 1 : runAhead,
-    ...{ priority, cacheSalt, allowedTokens, signal },
+    runAhead: allowedTokens || speculate ? 1 : runAhead,
+    ...{ priority, cacheSalt, allowedTokens, speculate, signal },
   };
+}
+
+function checkSpeculation({ numTokens, maxNgram = 3, minNgram = 1 }: Speculation): PromptLookup {
+  checkInteger('speculate.numTokens', numTokens, 1, maxDraft);
+  checkInteger('speculate.maxNgram', maxNgram, 1, maxNgramLength);
+  checkInteger('speculate.minNgram', minNgram, 1, maxNgram);
+  return { numTokens, maxNgram, minNgram };
 }
 
 function checkStops(stop: string | readonly string[], hasTokenizer: boolean): readonly string[] {

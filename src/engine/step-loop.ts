@@ -61,6 +61,8 @@ export class StepLoop {
   #hostTime = 0;
   #promptTokens = 0;
   #generatedTokens = 0;
+  #draftedTokens = 0;
+  #acceptedTokens = 0;
   /** Collects where time goes, from when it is set. */
   tracer: Tracer | undefined;
 
@@ -74,7 +76,10 @@ export class StepLoop {
   }
 
   get counts() {
-    return { steps: this.#steps, hostTime: this.#hostTime, promptTokens: this.#promptTokens, generatedTokens: this.#generatedTokens };
+    return {
+      ...{ steps: this.#steps, hostTime: this.#hostTime, promptTokens: this.#promptTokens, generatedTokens: this.#generatedTokens },
+      ...{ draftedTokens: this.#draftedTokens, acceptedTokens: this.#acceptedTokens },
+    };
   }
 
   add(generation: RunningGeneration): void {
@@ -224,7 +229,7 @@ export class StepLoop {
 
   #submitStep(step: ScheduledStep, began: number): void {
     const { cache, model, ring } = this.#parts;
-    const isDecode = step.entries.every(({ count, first }) => count === 1 && !first);
+    const isDecode = step.entries.every(isDecodeOf);
     const span = this.tracer?.begin(isDecode ? 'decode' : 'prefill');
     const launches = cache.counts.launches;
     const inFlight: StepInFlight = { step };
@@ -257,9 +262,9 @@ export class StepLoop {
     const hostTime = performance.now() - began;
     this.#steps++;
     this.#hostTime += hostTime;
-    for (const { request, count, first } of step.entries) {
-      const generation = this.#owners.get(request)?.generation;
-      generation?.stepped(began, hostTime, cache.counts.launches - launches, count === 1 && !first);
+    for (const entry of step.entries) {
+      const generation = this.#owners.get(entry.request)?.generation;
+      generation?.stepped(began, hostTime, cache.counts.launches - launches, isDecodeOf(entry));
     }
   }
 
@@ -271,7 +276,8 @@ export class StepLoop {
     const { tokens: known, promptLength } = request;
     const history =
       first && sample.some(usesPenalties) ? { prompt: known.slice(0, promptLength), output: known.slice(promptLength) } : undefined;
-    return { sequence, queryLen: count, tokens, sample, first, history };
+    // The last row of a step may have sampled a stop token behind a wrong guess: what it left is not to be believed.
+    return { sequence, queryLen: count, tokens, sample, first: first || choice.speculates, history };
   }
 
   /** Gives each sample its token; those that end give their blocks back. */
@@ -292,6 +298,7 @@ export class StepLoop {
         owner.generation.push(owner.choice.take(one));
       }
       this.#generatedTokens += accepted.length;
+      this.#countDraft(owner, samples - 1, Math.max(0, accepted.length - 1));
       this.#parts.scheduler.accept(entry, accepted);
       if (!owner?.choice.finishReason) continue;
       this.#parts.scheduler.finish(request);
@@ -300,10 +307,21 @@ export class StepLoop {
     }
   }
 
+  #countDraft(owner: Owner | undefined, drafted: number, accepted: number): void {
+    owner?.generation.verified(drafted, accepted);
+    this.#draftedTokens += drafted;
+    this.#acceptedTokens += accepted;
+  }
+
   #failOne(request: Request, error: unknown): void {
     const generation = this.#owners.get(request)?.generation;
     if (!generation) return;
     this.remove(generation);
     generation.fail(error);
   }
+}
+
+/** Whether a request only goes on from its last token, with or without a draft behind it. */
+function isDecodeOf({ count, samples, first }: ScheduledTokens): boolean {
+  return count === samples && !first;
 }

@@ -20,6 +20,14 @@ export interface DecodeOptions {
   readonly skipSpecial?: boolean;
 }
 
+/** How a vocabulary spells its tokens; what a grammar has to know. */
+export interface Vocabulary {
+  /** By id; empty for special and added tokens, which no text becomes, and for ids that no token has. */
+  readonly tokens: readonly string[];
+  /** `byte-level`: each byte is a character, as in GPT-2; `byte-fallback`: text with U+2581 for a space, and <0xE2> for a byte; `raw`: as it is. */
+  readonly spelling: 'byte-level' | 'byte-fallback' | 'raw';
+}
+
 /** Made by `createTokenizer`; holds no state between calls. */
 export interface Tokenizer {
   /** Put in front of prompts; undefined when the model has none. */
@@ -36,6 +44,8 @@ export interface Tokenizer {
   stream(): TextStream;
   /** The id of a token as the vocabulary spells it, special or not. */
   idOf(token: string): number | undefined;
+  /** All tokens as they are spelled: a new array of the vocabulary's size each time. */
+  vocabulary(): Vocabulary;
 }
 
 /** Text as it becomes certain. All that `push` and `flush` give, joined, is `decode` of all ids. */
@@ -99,7 +109,25 @@ export function createTokenizer(tokenizerJson: unknown, tokenizerConfig: unknown
     decode: (ids, { skipSpecial = true } = {}) => decodeAll(ids.filter(skipSpecial ? isText : inVocabulary)),
     stream: () => textStream(decodeAll, isText),
     idOf: (token) => core.token_to_id(token),
+    vocabulary: () => readVocabulary(core, tokenizerJson as TokenizerFile),
   };
+}
+
+/** What of tokenizer.json says how tokens are spelled. */
+interface TokenizerFile {
+  readonly decoder?: unknown;
+  readonly added_tokens: readonly { readonly id: number }[];
+}
+
+function readVocabulary(core: Core, { decoder, added_tokens }: TokenizerFile): Vocabulary {
+  const ids = core.get_vocab();
+  const size = Math.max(...ids.values()) + 1;
+  const tokens = Array<string>(size).fill('');
+  for (const [token, id] of ids) tokens[id] = token;
+  for (const { id } of added_tokens) tokens[id] = '';
+  const steps = JSON.stringify(decoder ?? null);
+  if (steps.includes('"ByteLevel"')) return { tokens, spelling: 'byte-level' };
+  return { tokens, spelling: /"ByteFallback"|"Metaspace"|▁/.test(steps) ? 'byte-fallback' : 'raw' };
 }
 
 interface Cores {

@@ -44,6 +44,11 @@ export interface GenerateOptions {
    * `token / 32` set for those allowed, or undefined for all. Each token then waits for the one before it to reach the host, for this request alone.
    */
   readonly allowedTokens?: AllowedTokens;
+  /**
+   * Guess tokens from what stands in prompt and output, and let one step verify several: the same tokens, in fewer steps where texts repeat themselves. Such a request
+   * does not run ahead, since a guess needs the tokens before it. Not together with penalties or `allowedTokens`.
+   */
+  readonly speculate?: Speculation;
   /** Lower goes first; default 0. */
   readonly priority?: number;
   /** Keeps prefixes apart that are equal: only requests of one salt share cached blocks. */
@@ -53,6 +58,16 @@ export interface GenerateOptions {
   /** Read special tokens such as <|endoftext|> in the prompt as tokens, not as text. Default false. */
   readonly parseSpecial?: boolean;
   readonly signal?: AbortSignal;
+}
+
+/** Prompt lookup: the last tokens are looked for in all before them, and what followed there is the guess. */
+export interface Speculation {
+  /** Most tokens of a guess, 1 to 15. */
+  readonly numTokens: number;
+  /** Longest run of last tokens to look for, up to 32; default 3. */
+  readonly maxNgram?: number;
+  /** Shortest, from 1; default 1. */
+  readonly minNgram?: number;
 }
 
 /** See `GenerateOptions.allowedTokens`. What it throws rejects the generation. With `n`, each sample asks, and says which it is. */
@@ -95,6 +110,9 @@ export interface GenerationStats {
   readonly hostTimePerStep: number;
   /** Depth of run-ahead used. */
   readonly runAhead: number;
+  /** Tokens that were guessed and verified (`speculate`), and those of them that turned out right. */
+  readonly draftedTokens?: number;
+  readonly acceptedTokens?: number;
 }
 
 /** One of the samples of a generation. */
@@ -144,6 +162,9 @@ export interface EngineStats {
   readonly preemptions: number;
   readonly promptTokens: number;
   readonly generatedTokens: number;
+  /** Tokens that were guessed and verified, and those of them that turned out right. */
+  readonly draftedTokens: number;
+  readonly acceptedTokens: number;
   /** Steps submitted. */
   readonly steps: number;
   /** Milliseconds of scheduling, planning, recording and submitting them, in total. */

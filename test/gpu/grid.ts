@@ -231,7 +231,8 @@ function partialBytes(of: GridCase): number {
   const { length } = lengthLists[of.lengths];
   const segment = segmentKeysOf(of) ?? (of.deterministic ? 1024 : 128);
   const segments = Math.ceil((longestOf(of) + of.blockSize) / segment);
-  return (length * segments + length) * headsOf(of).numHeads * (of.headDim + 4) * 4;
+  const drafts = of.deterministic ? 0 : 16 * segments;
+  return (length * segments + length + drafts) * headsOf(of).numHeads * (of.headDim + 4) * 4;
 }
 
 const layoutRules: readonly Rule<GridLayout>[] = [

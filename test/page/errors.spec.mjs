@@ -1,7 +1,18 @@
 /** The page when something is wrong: it says so, says what to do, and goes on. */
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
-import { expectNoSidewaysScroll, expectNotice, figure, openReady, setSampling, storyText, waitForState, waitForTokens } from './page.mjs';
+import {
+  expectNoSidewaysScroll,
+  expectNotice,
+  figure,
+  generate,
+  inWorker,
+  openReady,
+  setSampling,
+  storyText,
+  waitForState,
+  waitForTokens,
+} from './page.mjs';
 
 const weights = new URL('../../demo/model/model.safetensors', import.meta.url);
 
@@ -23,7 +34,7 @@ export const specs = {
   },
 
   'without an adapter it says so': async ({ page, url }) => {
-    await page.addInitScript(() => {
+    await inWorker(page, () => {
       GPU.prototype.requestAdapter = async () => null;
     });
     await page.goto(url);
@@ -104,35 +115,31 @@ export const specs = {
 
     await page.fill('#prompt', 'Once');
     await setSampling(page, { maxTokens: 3 });
-    await page.click('#generate');
-    await waitForState(page, 'writing');
-    await waitForState(page, 'ready');
+    await generate(page);
     assert.equal(await page.isVisible('#notice'), false);
     assert.equal(await figure(page, 'outputTokens'), 3);
   },
 
   'a lost device is reported, and the model can be loaded again': async (t) => {
     const { page } = t;
-    await page.addInitScript(() => {
+    await inWorker(page, () => {
       const { requestDevice } = GPUAdapter.prototype;
       GPUAdapter.prototype.requestDevice = async function (descriptor) {
         const device = await requestDevice.call(this, descriptor);
-        Object.assign(window, { loseDevice: () => device.destroy() });
+        new BroadcastChannel('lose the device').addEventListener('message', () => device.destroy());
         return device;
       };
     });
     await openReady(t);
     await page.click('#generate');
     await waitForTokens(page, 2);
-    await page.evaluate(() => /** @type {{ loseDevice?: () => void }} */ (window).loseDevice?.());
+    await page.evaluate(() => new BroadcastChannel('lose the device').postMessage('now'));
     await waitForState(page, 'failed');
     await expectNotice(page, /The GPU was lost/);
     await page.click('text=Reload the model');
     await waitForState(page, 'ready');
     await setSampling(page, { maxTokens: 2 });
-    await page.click('#generate');
-    await waitForState(page, 'writing');
-    await waitForState(page, 'ready');
+    await generate(page);
     assert.ok((await storyText(page)).startsWith('Once upon a time'));
     assert.equal(await figure(page, 'outputTokens'), 2);
   },

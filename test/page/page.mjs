@@ -19,6 +19,17 @@ export async function goldenStory() {
   return JSON.parse(await readFile(file, 'utf8')).prompts[0];
 }
 
+/**
+ * Has a function run in the page's worker, before it serves. Playwright's init scripts do not reach workers.
+ * @param {Page} page @param {() => void} run
+ */
+export async function inWorker(page, run) {
+  await page.route('**/engine-worker.ts*', async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, body: `(${run})();\n${await response.text()}` });
+  });
+}
+
 /** Opens the page and waits until its model is loaded. @param {PageContext} t @param {string} [query] */
 export async function openReady({ page, url }, query = '') {
   await page.goto(url + query);
@@ -34,6 +45,12 @@ export async function waitForState(page, state) {
     const notice = await page.textContent('#notice');
     throw new Error(`The page did not become "${state}": "${status}" ${notice}`, { cause: error });
   }
+}
+
+/** Writes a text from its beginning to its end. The click itself makes the page "writing", so that "ready" is the end. @param {Page} page */
+export async function generate(page) {
+  await page.click('#generate');
+  await waitForState(page, 'ready');
 }
 
 /** Sets the sampling fields. @param {Page} page @param {Record<string, string | number>} values by the fields' ids */

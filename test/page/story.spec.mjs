@@ -1,8 +1,20 @@
 /** The page when all goes well. */
 import assert from 'node:assert/strict';
-import { expectNoSidewaysScroll, figure, goldenStory, openReady, setSampling, storyText, waitForState, waitForTokens } from './page.mjs';
+import {
+  expectNoSidewaysScroll,
+  figure,
+  generate,
+  goldenStory,
+  openReady,
+  setSampling,
+  storyText,
+  waitForState,
+  waitForTokens,
+} from './page.mjs';
 
 const rounds = 6;
+
+/** @typedef {Window & { observed: { calls: string[], late: number[], frames: { duration: number, scripts: number }[] } }} Observed */
 
 /** @type {Record<string, import('../../scripts/test-page.mjs').PageSpec>} */
 export const specs = {
@@ -84,8 +96,7 @@ export const specs = {
     await page.focus('#maxTokens');
     await page.keyboard.press('Control+A');
     await page.keyboard.type('3');
-    await page.keyboard.press('Enter');
-    await waitForState(page, 'writing');
+    await page.keyboard.press('Enter'); // "writing" from here on
     await waitForState(page, 'ready');
     assert.equal(await figure(page, 'outputTokens'), 3);
   },
@@ -126,9 +137,7 @@ export const specs = {
     // A task that the page itself makes long recurs in every round. One that lost its processor to the software adapter does not: so one
     // round without any is asked for, of several.
     for (let round = 0; round <= rounds; round++) {
-      await page.click('#generate');
-      await waitForState(page, 'writing');
-      await waitForState(page, 'ready');
+      await generate(page);
       await page.waitForTimeout(100);
       const tasks = await takeLongTasks();
       if (round === 0) continue; // warm-up
@@ -136,5 +145,52 @@ export const specs = {
       log(`round ${round}: tasks of ${tasks.join(', ')} ms, at ${await figure(page, 'tokensPerSecond')} tokens/s`);
     }
     assert.fail(`each of ${rounds} rounds had a task over 50 ms`);
+  },
+
+  'computes in its worker alone: the page makes no WebGPU call': async (t) => {
+    const { page, log } = t;
+    await page.addInitScript(() => {
+      const calls = /** @type {string[]} */ ([]);
+      const classes = { GPU, GPUAdapter, GPUDevice, GPUQueue, GPUBuffer, GPUCommandEncoder, GPUComputePassEncoder };
+      for (const [name, { prototype }] of Object.entries(classes)) {
+        for (const [method, { value }] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
+          if (typeof value !== 'function' || method === 'constructor') continue;
+          Object.defineProperty(prototype, method, {
+            value: function (/** @type {unknown[]} */ ...args) {
+              calls.push(`${name}.${method}`);
+              return value.apply(this, args);
+            },
+          });
+        }
+      }
+      // What a reader would feel: how late a timer is, and frames that took long, with the part of them that was the page's own scripts.
+      const late = /** @type {number[]} */ ([]);
+      let last = performance.now();
+      setInterval(() => {
+        late.push(performance.now() - last);
+        last = performance.now();
+      }, 10);
+      const frames = /** @type {{ duration: number, scripts: number }[]} */ ([]);
+      new PerformanceObserver((list) => {
+        for (const entry of list.getEntries()) {
+          const { scripts } = /** @type {{ scripts: { duration: number }[] }} */ (/** @type {unknown} */ (entry));
+          frames.push({ duration: entry.duration, scripts: scripts.reduce((sum, { duration }) => sum + duration, 0) });
+        }
+      }).observe({ type: 'long-animation-frame' });
+      Object.assign(window, { observed: { calls, late, frames } });
+    });
+    await openReady(t);
+    const tokens = 24;
+    await setSampling(page, { temperature: 0, maxTokens: tokens });
+    await page.evaluate(() => /** @type {Observed} */ (/** @type {unknown} */ (window)).observed.late.splice(0));
+    await generate(page);
+    const { calls, late, frames } = await page.evaluate(() => /** @type {Observed} */ (/** @type {unknown} */ (window)).observed);
+    const longest = Math.max(...late);
+    const scripts = Math.max(0, ...frames.map((frame) => frame.scripts));
+    log(
+      `timers at most ${Math.round(longest)} ms apart instead of 10; ${frames.length} long frames, at most ${Math.round(scripts)} ms of one in scripts`,
+    );
+    assert.deepEqual(calls, []);
+    assert.equal(await figure(page, 'outputTokens'), tokens);
   },
 };

@@ -26,6 +26,16 @@ test('false-hit: what verification prints is what the page shows', { timeout }, 
   expect(await runExample('false-hit')).toBe(shown);
 });
 
+test('worker: a story from another thread, stopped, and an error that keeps its class', { timeout }, async () => {
+  expect(await runExample('worker/main')).toBe(
+    'Once upon a time, there was a little girl named Lily.\nEnded by: abort.\nContextLengthError: 1103 tokens in a context of 1024.\n',
+  );
+  const example = await readFile('examples/worker/main.ts', 'utf8');
+  const [served, shown] = [...(await readFile('docs/worker.md', 'utf8')).matchAll(/```ts\n([\s\S]*?)```/g)].map(([, block]) => block);
+  expect(await readFile('examples/worker/engine-worker.ts', 'utf8')).toContain(served);
+  for (const line of shown.trim().split('\n')) expect(example).toContain(line);
+});
+
 test.each(['README.md', 'docs/launch-cache.md'])('%s shows lines of the example', async (file) => {
   const example = await readFile('examples/reflect.ts', 'utf8');
   const shown = /```ts\n(const cache = new LaunchCache\(gpu\);\nconst drift = [\s\S]*?)```/.exec(await readFile(file, 'utf8'))?.[1] ?? '';

@@ -104,6 +104,19 @@ describe('bench', () => {
     expect(written.rows.find(({ name }) => name === 'launches per token')).toMatchObject({ params: { model: 'shipped' }, value: 39 });
   });
 
+  test('the bench of guesses runs in Deno, and tokens a step are one without', { timeout: 120_000 }, async () => {
+    const { written } = await runQuick('speculate');
+    for (const text of ['repeating', 'story']) {
+      const rows = written.rows.filter(({ params }) => params.text === text);
+      const perStep = Object.fromEntries(
+        rows.filter(({ name }) => name === 'tokens a step').map(({ params, value }) => [params.way, value]),
+      );
+      expect(perStep).toMatchObject({ ahead: 1, 'depth 1': 1 });
+      expect(perStep['guess 4']).toBeGreaterThanOrEqual(1);
+      for (const { value } of rows.filter(({ name }) => name === 'tokens')) expect(value).toBeGreaterThan(0);
+    }
+  });
+
   test('the comparison runs in Deno, without onnxruntime-web, and says so', { timeout: 120_000 }, async () => {
     const { written } = await runQuick('compare', '--filter', 'decode');
     for (const kv of ['f16', 'f32'])

@@ -1,10 +1,11 @@
 import { describe, expect, test } from 'vitest';
-import { type BlockSource, describeBlocks, layOutGrid, nullState, readBlockStates } from '../../demo/page/block-states.ts';
+import { describeBlocks, layOutGrid, nullState, readBlockStates } from '../../demo/page/block-states.ts';
 import { webGpuAdvice } from '../../demo/page/help.ts';
 import { readQuery } from '../../demo/page/query.ts';
 import { adapterName, generationFigures, unknownValue } from '../../demo/shared/figures.ts';
 import { loadingText } from '../../demo/shared/loading.ts';
 import { numberRules, parseNumber, randomSeed } from '../../demo/shared/numbers.ts';
+import type { BlockSnapshot } from '../../src/worker/index.ts';
 
 describe('numbers that people type', () => {
   test.each([
@@ -92,11 +93,7 @@ describe('figures', () => {
 });
 
 describe('the picture of the KV cache', () => {
-  const source = (sequences: { blocks: number[]; length: number }[], size = 9): BlockSource => ({
-    blocks: { size, free: 0, owners: () => 0 },
-    sequences: new Set(sequences),
-    options: { blockSize: 16 },
-  });
+  const source = (sequences: BlockSnapshot['sequences'], size = 9): BlockSnapshot => ({ size, blockSize: 16, sequences });
 
   test('tells null, free, full and partly filled blocks apart', () => {
     const kv = source([{ blocks: [5, 2, 7], length: 36 }]);

@@ -211,6 +211,86 @@ describe('chooseSegmentKeys', () => {
   });
 });
 
+describe('a draft', () => {
+  const limits = {
+    maxTokensPerStep: 512,
+    maxSequences: 1,
+    maxBlocksPerSequence: 256,
+    blockSize: 16,
+    minSegmentKeys: 128,
+    targetWorkgroups: 512,
+    maxSplitQuery: 16,
+  };
+  const draft = (seqLen: number, queryLen: number, tableRow = 0): PlannedSequence => ({
+    ...{ tableRow, seqLen, queryLen },
+    blocks: Array(Math.ceil(seqLen / 16)).fill(1),
+  });
+  function pack(batch: readonly PlannedSequence[], room = maxPartials(limits), maxSplitQuery = 16) {
+    const writer = new PlanWriter(100_000);
+    writer.begin();
+    const segmentKeys = chooseSegmentKeys(batch, 4, limits.targetWorkgroups, limits.minSegmentKeys);
+    const shape = { ...whole, blockSize: 16, prefillTokens: 16, segmentKeys, maxPartials: room, maxSplitQuery };
+    const counts = packBatch(writer, batch, shape);
+    return { counts, plan: readPlan(writer.words) };
+  }
+
+  /** Each token's keys, in order: without gap, overlap or empty part. */
+  function expectWhole({ plan }: ReturnType<typeof pack>, batch: readonly PlannedSequence[]): void {
+    const lengths = batch.flatMap(({ seqLen, queryLen }) => Array.from({ length: queryLen }, (_, i) => seqLen - queryLen + i + 1));
+    lengths.forEach((length, token) => {
+      const parts = [...plan.decode, ...plan.prefill].filter((item) => token >= item.token && token < item.token + item.tokens);
+      parts.sort((a, b) => a.keyBegin - b.keyBegin);
+      let reached = 0;
+      for (const { keyBegin, keyEnd } of parts) {
+        expect(keyBegin).toBe(reached);
+        expect(keyEnd).toBeGreaterThan(keyBegin);
+        reached = keyEnd;
+      }
+      expect(reached).toBeGreaterThanOrEqual(length);
+    });
+  }
+
+  it.each([2, 5, 16])('of %i tokens is split over the longest context, also of a lone sequence', (queryLen) => {
+    const batch = [draft(4096, queryLen)];
+    const packed = pack(batch);
+    expect(packed.counts).toMatchObject({ numPrefillItems: 32, numMergeRows: queryLen, numPartials: 32 * queryLen });
+    expect(packed.plan.merges.map(([, , count]) => count)).toEqual(Array(queryLen).fill(32));
+    expectWhole(packed, batch);
+  });
+
+  it('is split into fewer parts where there is less room, and evenly among several', () => {
+    const batch = [draft(4096, 8, 0), draft(4000, 4, 1), draft(100, 4, 2), draft(3000, 1, 3)];
+    const { counts: decode } = pack([batch[3]!], 1000);
+    const packed = pack(batch, decode.numPartials + 12 * 5 + 11);
+    expect(packed.plan.merges.map(([, , count]) => count)).toEqual([...Array(12).fill(5), decode.numPartials]);
+    expectWhole(packed, batch);
+  });
+
+  it.each([
+    ['without room', [draft(4096, 8)], 15, 16],
+    ['of more tokens', [draft(4096, 17)], 10_000, 16],
+    ['over few keys', [draft(128, 8)], 10_000, 16],
+    ['where batches must not matter', [draft(4096, 8)], 10_000, 0],
+  ] as const)('is not split %s', (_, batch, room, maxSplitQuery) => {
+    expect(pack(batch, room, maxSplitQuery).counts.numMergeRows).toBe(0);
+  });
+
+  it.each([1, 2, 3])('never takes more than there is, and leaves no part empty, seed %i', (seed) => {
+    const numbers = random(seed);
+    for (let round = 0; round < 100; round++) {
+      const batch = Array.from({ length: 1 + numbers.integer(6) }, (_, i) => {
+        const queryLen = 1 + numbers.integer(20);
+        return draft(queryLen + numbers.integer([300, 5000][numbers.integer(2)]!), queryLen, i);
+      });
+      const alone = batch.filter(({ queryLen }) => queryLen === 1);
+      const room = pack(alone, 10_000).counts.numPartials + numbers.integer(400);
+      const packed = pack(batch, room);
+      expect(packed.counts.numPartials).toBeLessThanOrEqual(room);
+      if (alone.length === 0) expectWhole(packed, batch);
+    }
+  });
+});
+
 describe('the size of a plan', () => {
   it.each([1, 2, 3, 4])('holds any step within the limits, seed %i', (seed) => {
     const numbers = random(seed);
@@ -222,8 +302,9 @@ describe('the size of a plan', () => {
         blockSize: 8 * (1 + numbers.integer(8)),
         minSegmentKeys: 1 + numbers.integer(100),
         targetWorkgroups: 1 + numbers.integer(200),
+        maxSplitQuery: [0, 16][numbers.integer(2)]!,
       };
-      const { maxTokensPerStep, maxSequences, maxBlocksPerSequence, blockSize, minSegmentKeys, targetWorkgroups } = limits;
+      const { maxTokensPerStep, maxSequences, maxBlocksPerSequence, blockSize, minSegmentKeys, targetWorkgroups, maxSplitQuery } = limits;
       let budget = maxTokensPerStep;
       const batch: PlannedSequence[] = [];
       for (let tableRow = 0; tableRow < maxSequences && budget > 0; tableRow++) {
@@ -236,7 +317,7 @@ describe('the size of a plan', () => {
       writer.begin();
       const segmentKeys = chooseSegmentKeys(batch, 1, targetWorkgroups, minSegmentKeys);
       const { numPartials } = packBatch(writer, batch, {
-        ...{ blockSize, prefillTokens: 1, segmentKeys, maxPartials: maxPartials(limits), maxSplitQuery: 16 },
+        ...{ blockSize, prefillTokens: 1, segmentKeys, maxPartials: maxPartials(limits), maxSplitQuery },
         ...{ filterByQueryLen: numbers.uniform() < 0.8, cascades: [] },
       });
       expect(numPartials).toBeLessThanOrEqual(maxPartials(limits));

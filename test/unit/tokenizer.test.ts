@@ -106,6 +106,13 @@ function unigram(tokenizerConfig?: unknown): Tokenizer {
   return createTokenizer(tokenizerJson, tokenizerConfig, { bosTokenId: 1, eosTokenIds: [] });
 }
 
+it('says how its vocabulary is spelled', () => {
+  const pieces = llama2Style(['▁a', 'b']).vocabulary();
+  expect([pieces.spelling, pieces.tokens.length]).toEqual(['byte-fallback', 261]);
+  expect([0, 1, 2, 3, 258, 259, 260].map((id) => pieces.tokens[id])).toEqual(['', '', '', '<0x00>', '<0xFF>', '▁a', 'b']);
+  expect(unigram().vocabulary()).toEqual({ tokens: ['', '', '▁', 'a', 'b', '<', 's', '>', 'ab'], spelling: 'byte-fallback' });
+});
+
 describe('the model that ships', () => {
   it.each(golden.prompts)('encodes and streams as transformers does: $text', ({ text, ids, greedy_ids, greedy_text }) => {
     expect(tokenizer.encode(text)).toEqual(ids);
@@ -134,6 +141,10 @@ describe('the model that ships', () => {
     expect(tokenizer.idOf('<|endoftext|>')).toBe(0);
     expect(tokenizer.idOf('<|sep|>')).toBe(3);
     expect(tokenizer.idOf('no such token')).toBeUndefined();
+    const { tokens, spelling } = tokenizer.vocabulary();
+    expect([tokens.length, spelling]).toEqual([4096, 'byte-level']);
+    expect(tokens.slice(0, 4)).toEqual(['', '', '', '']);
+    expect(tokens.slice(4).every((token, i) => tokenizer.idOf(token) === i + 4)).toBe(true);
   });
 });
 
