@@ -66,7 +66,8 @@ export async function compareWholeModel(gpu: Gpu, host: BenchHost, options: Benc
   const engine = await Engine.load(gpu, shippedFiles(host));
   try {
     const decode = async (): Promise<Decoded> => {
-      const { ids, stats } = await engine.generate(golden.ids, { temperature: 0, maxTokens }).result;
+      const { ids, stats, cachedTokens } = await engine.generate(golden.ids, { temperature: 0, maxTokens }).result;
+      if (cachedTokens > 0) throw new Error(`${cachedTokens} tokens of the prompt came from the prefix cache: its time says nothing.`);
       return { ids, firstToken: stats.timeToFirstToken, perToken: 1000 / stats.tokensPerSecond };
     };
     const { ids: ours } = await decode();
