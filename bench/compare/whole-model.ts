@@ -61,7 +61,7 @@ const cachings: readonly { readonly name: string; readonly how: string; readonly
 export async function compareWholeModel(gpu: Gpu, host: BenchHost, options: BenchOptions, types: readonly LlamaType[]) {
   const { software } = gpu.adapter;
   const rounds = options.rounds ?? (options.quick ? 1 : software ? 3 : 9);
-  const maxTokens = options.quick ? 3 : software ? 24 : 128;
+  const maxTokens = options.quick ? 3 : software ? 12 : 128;
   const golden: Golden = JSON.parse(new TextDecoder().decode(await host.readFile('test/golden/golden.json'))).prompts[0];
   const engine = await Engine.load(gpu, shippedFiles(host));
   try {
