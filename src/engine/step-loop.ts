@@ -206,6 +206,7 @@ export class StepLoop {
   /** Asks readers and hooks what may be scheduled. */
   #consult(): void {
     for (const { generation, choice } of [...this.#owners.values()]) {
+      if (generation.ended) continue; // by the hook of another sample
       choice.request.paused = generation.isBehind;
       try {
         if (!choice.request.paused) choice.consult((parameters) => this.#parts.model.checkSampling(parameters));

@@ -324,6 +324,18 @@ spec(
     await expectThrows(InvalidArgumentError, () => fail(() => new Uint32Array(3)), /allowedTokens is "3 words"/);
     await expectThrows(InvalidArgumentError, () => fail(() => new Uint32Array(10)), /allowedTokens is "empty"/);
     expectEqual((await beside).ids.slice(0, ids.length), ids, 'tokens of the request beside those that failed');
+    // A hook may end its own generation, and no other sample of it is asked then.
+    let asked = 0;
+    const ending = engine.generate(prompt, {
+      ...greedy,
+      n: 3,
+      allowedTokens: () => {
+        if (++asked === 5) ending.abort();
+        return undefined;
+      },
+    });
+    const { choices } = await ending.result;
+    expectEqual([asked, ...choices.map(({ finishReason }) => finishReason)], [5, 'abort', 'abort', 'abort'], 'asked, and how it ended');
     expectEqual(engine.kv.sequences.size, 0, 'open sequences');
   },
   once,
