@@ -30,7 +30,7 @@ spec(
   async (t) => {
     const { engine, constraints } = await open(t);
     const { allowedTokens } = await constraints.jsonSchema(pet);
-    const runs = [0.7, 1, 1.5].flatMap((temperature) => [1, 2, 3, 4].map((seed) => ({ temperature, seed })));
+    const runs = [0.7, 1.5].flatMap((temperature) => [1, 2, 3].map((seed) => ({ temperature, seed })));
     const results = await Promise.all(
       // One constraint serves all of them, in turn.
       runs.map((options) => engine.generate('Once upon a time, there was', { ...options, topK: 0, maxTokens: 120, allowedTokens }).result),
@@ -40,7 +40,7 @@ spec(
       expect(satisfies(JSON.parse(text), pet), text);
     }
     t.log(results[0].text);
-    expect(new Set(results.map(({ text }) => text)).size > 6, 'the texts differ');
+    expect(new Set(results.map(({ text }) => text)).size > 3, 'the texts differ');
   },
   once,
 );
