@@ -36,6 +36,14 @@ test('worker: a story from another thread, stopped, and an error that keeps its 
   for (const line of shown.trim().split('\n')) expect(example).toContain(line);
 });
 
+test('constrained: JSON by a schema, from a model that knows none', { timeout }, async () => {
+  expect(await runExample('constrained')).toMatch(/^A (cat|dog) of ([12]?\d|30) years, with a name of \d{1,2} letters\.\n$/);
+  const example = await readFile('examples/constrained.ts', 'utf8');
+  const shown = /```ts\n([\s\S]*?)```/.exec(await readFile('docs/constrained.md', 'utf8'))?.[1] ?? '';
+  expect(shown).toContain('jsonSchema');
+  for (const line of shown.trim().split('\n')) expect(example).toContain(line);
+});
+
 test.each(['README.md', 'docs/launch-cache.md'])('%s shows lines of the example', async (file) => {
   const example = await readFile('examples/reflect.ts', 'utf8');
   const shown = /```ts\n(const cache = new LaunchCache\(gpu\);\nconst drift = [\s\S]*?)```/.exec(await readFile(file, 'utf8'))?.[1] ?? '';
