@@ -52,6 +52,7 @@ describe('a wrong command line gives one line and exit code 1', { timeout: limit
     [['Once', '--temperature', 'NaN'], /--temperature is "NaN", but must be a number of at least 0/],
     [['Once', '--temperature', '-1'], /--temperature is "-1"/],
     [['Once', '--top-p', '0'], /--top-p is "0", but must be a number above 0 and at most 1/],
+    [['Once', '--speculate', '16'], /--speculate is "16", but must be an integer from 1 to 15/],
     [['Once', '--max-tokens', 'abc'], /--max-tokens is "abc", but must be an integer of at least 1/],
     [['Once', '--block-size', '12'], /--block-size is "12", but must be a positive multiple of 8/],
     [['Once', '--kv-dtype', 'f8'], /--kv-dtype is "f8", but must be f32 or f16/],
@@ -116,6 +117,14 @@ describe('a text', { timeout: limit }, () => {
     expect(result.stats).toMatchObject({ promptTokens: golden.ids.length, outputTokens: 16 });
     expect(result.adapter.name).not.toBe('');
     expect(errors).toMatch(/Time to first token/);
+  });
+
+  test('--speculate writes the same text, and says how much was guessed', async () => {
+    const [golden] = JSON.parse(await readFile('test/golden/golden.json', 'utf8')).prompts;
+    const { code, output, errors } = await run([golden.text, '--temperature', '0', '--max-tokens', '16', '--speculate', '4', '--json']);
+    expect([code, JSON.parse(output).ids]).toEqual([0, golden.greedy_ids.slice(0, 16)]);
+    const { draftedTokens, acceptedTokens } = JSON.parse(output).stats;
+    expect(errors).toContain(`${acceptedTokens} of ${draftedTokens} tokens were right`);
   });
 
   test('--trace writes a file with a track for the host and one for the GPU', async () => {

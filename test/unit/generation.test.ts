@@ -19,7 +19,7 @@ describe('options', () => {
     const { sampling, ...spec } = check({ seed: 3 });
     expect(spec).toEqual({
       ...{ promptIds: [5, 6, 7], maxTokens: 61, minTokens: 0, stops: [], runAhead: 4, priority: 0, cacheSalt: '' },
-      ...{ allowedTokens: undefined, signal: undefined },
+      ...{ allowedTokens: undefined, speculate: undefined, signal: undefined },
     });
     expect(sampling).toHaveLength(1);
     expect(sampling[0]).toMatchObject({ temperature: 0.7, topK: 40, topP: 1, seed: 3, stopTokens: [1] });
@@ -37,6 +37,13 @@ describe('options', () => {
     expect(check({}, Array(63).fill(5)).maxTokens).toBe(1);
   });
 
+  it('guess from runs of up to three tokens, and wait for each step', () => {
+    expect(check({ speculate: { numTokens: 4 }, runAhead: 8 })).toMatchObject({
+      speculate: { numTokens: 4, maxNgram: 3, minNgram: 1 },
+      runAhead: 1,
+    });
+  });
+
   it('wait for each token where a hook wants to be asked', () => {
     expect(check({ allowedTokens: () => undefined, runAhead: 8 }).runAhead).toBe(1);
   });
@@ -51,6 +58,11 @@ describe('options', () => {
     [{ presencePenalty: 3 }, /presencePenalty is 3/],
     [{ n: 0 }, /n is 0, but must be an integer from 1 to 128/],
     [{ n: 1.5 }, /n is 1.5/],
+    [{ speculate: { numTokens: 16 } }, /speculate\.numTokens is 16, but must be an integer from 1 to 15/],
+    [{ speculate: { numTokens: 1, maxNgram: 0 } }, /speculate\.maxNgram is 0/],
+    [{ speculate: { numTokens: 1, minNgram: 4 } }, /speculate\.minNgram is 4, but must be an integer from 1 to 3/],
+    [{ speculate: { numTokens: 1 }, frequencyPenalty: 1 }, /speculate is "given", but must be left out with penalties/],
+    [{ speculate: { numTokens: 1 }, allowedTokens: () => undefined }, /left out with penalties or allowedTokens/],
     [{ runAhead: 33 }, /runAhead is 33/],
     [{ runAhead: 0 }, /runAhead is 0/],
     [{ logprobs: -1 }, /logprobs is -1/],
