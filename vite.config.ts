@@ -8,7 +8,7 @@ const root = fileURLToPath(new URL('.', import.meta.url));
 const inRoot = (path: string) => join(root, path);
 
 /** Packages that stay imports in the library, and that the browser gets from Vite as one module each. */
-const external = ['@huggingface/tokenizers', 'wgsl_reflect/wgsl_reflect.module.js', '@mlc-ai/web-xgrammar', 'comlink'];
+const external = ['@huggingface/jinja', '@huggingface/tokenizers', '@mlc-ai/web-xgrammar', 'comlink', 'valibot', 'wgsl_reflect/wgsl_reflect.module.js'];
 
 const attribute = / with \{ type: 'text' \}/g;
 
@@ -61,7 +61,7 @@ function nodeBuild(name: string, entry: string): BuildOptions {
 
 /** What each mode adds; `library` is the default of `vite build`. */
 const modes: Record<string, UserConfig> = {
-  /** The package: five entries, what they share in a chunk. */
+  /** The package: six entries, what they share in a chunk. */
   library: {
     build: {
       outDir: inRoot('dist'),
@@ -72,7 +72,7 @@ const modes: Record<string, UserConfig> = {
       lib: {
         entry: {
           ...{ index: inRoot('src/index.ts'), engine: inRoot('src/engine/index.ts'), reflect: inRoot('src/reflect/index.ts') },
-          ...{ constrained: inRoot('src/constrained/index.ts'), worker: inRoot('src/worker/index.ts') },
+          ...{ serve: inRoot('src/serve/index.ts'), constrained: inRoot('src/constrained/index.ts'), worker: inRoot('src/worker/index.ts') },
         },
         formats: ['es'],
       },
@@ -136,6 +136,7 @@ export default defineConfig(({ mode }) => {
         { find: /^pagewise\/reflect$/, replacement: inRoot('src/reflect/index.ts') },
         { find: /^pagewise\/constrained$/, replacement: inRoot('src/constrained/index.ts') },
         { find: /^pagewise\/worker$/, replacement: inRoot('src/worker/index.ts') },
+        { find: /^pagewise\/serve$/, replacement: inRoot('src/serve/index.ts') },
         { find: /^pagewise$/, replacement: inRoot('src/index.ts') },
       ],
     },

@@ -1,0 +1,388 @@
+import { DeviceLostError } from 'pagewise';
+import { createChatTemplate, createHandler, type HandlerOptions } from 'pagewise/serve';
+import { describe, expect, test, vi } from 'vitest';
+import { type FakeEngine, fakeEngine } from './fake-engine.ts';
+
+type Json = Record<string, unknown>;
+
+const template = createChatTemplate(
+  '{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}{% if add_generation_prompt %}>{% endif %}',
+);
+
+function serve(engine: FakeEngine = fakeEngine(), options: Partial<HandlerOptions> = {}) {
+  const handler = createHandler(engine, { modelName: 'tales', chatTemplate: template, ...options });
+  const post = (path: string, body: unknown, init: RequestInit = {}) =>
+    handler(
+      new Request(`http://host${path}`, {
+        ...{ method: 'POST', headers: { 'content-type': 'application/json' } },
+        body: typeof body === 'string' ? body : JSON.stringify(body),
+        ...init,
+      }),
+    );
+  return { engine, handler, post, get: (path: string, init?: RequestInit) => handler(new Request(`http://host${path}`, init)) };
+}
+
+/** The events of a stream, each in its own piece; the last is `[DONE]`. */
+async function eventsOf(response: Response): Promise<Json[]> {
+  expect(response.headers.get('content-type')).toBe('text/event-stream; charset=utf-8');
+  const text = await response.text();
+  const events = text.split('\n\n');
+  expect(events.splice(-2)).toEqual(['data: [DONE]', '']);
+  return events.map((event) => JSON.parse(event.replace(/^data: /, '')));
+}
+
+const choicesOf = (events: readonly Json[]) => events.flatMap(({ choices }) => choices as Json[]);
+
+describe('completions', () => {
+  test('a whole answer has its text, why it ended, and what it used', async () => {
+    const { post, engine } = serve();
+    const response = await post('/v1/completions', { model: 'tales', prompt: 'Once', max_tokens: 4 });
+    expect(response.status).toBe(200);
+    const body = await response.json();
+    expect(body).toEqual({
+      ...{ id: expect.stringMatching(/^cmpl-/), object: 'text_completion', created: expect.any(Number), model: 'tales' },
+      choices: [{ index: 0, text: 'abcd', logprobs: null, finish_reason: 'length' }],
+      usage: { prompt_tokens: 4, completion_tokens: 4, total_tokens: 8, prompt_tokens_details: { cached_tokens: 3 } },
+    });
+    expect(engine.running()).toBe(0);
+  });
+
+  test('a streamed one has the same text in pieces, and usage only at the end', async () => {
+    const { post } = serve();
+    const events = await eventsOf(
+      await post('/v1/completions', { prompt: 'Once', max_tokens: 3, stream: true, stream_options: { include_usage: true } }),
+    );
+    expect(choicesOf(events).map(({ text, finish_reason: reason }) => [text, reason])).toEqual([
+      ['a', null],
+      ['b', null],
+      ['c', 'length'],
+    ]);
+    expect(new Set(events.map(({ id }) => id)).size).toBe(1);
+    expect(events.map(({ usage }) => usage)).toEqual([null, null, null, expect.objectContaining({ completion_tokens: 3 })]);
+    expect(events.at(-1)?.choices).toEqual([]);
+    const without = await eventsOf(await post('/v1/completions', { prompt: 'Once', max_tokens: 3, stream: true }));
+    expect(without.map((event) => 'usage' in event)).toEqual([false, false, false]);
+    const continuous = { include_usage: true, continuous_usage_stats: true };
+    const all = await eventsOf(await post('/v1/completions', { prompt: 'Once', max_tokens: 2, stream: true, stream_options: continuous }));
+    expect(all.map(({ usage }) => (usage as Json).total_tokens)).toEqual([5, 6, 6]);
+  });
+
+  test.each([[['ab', 'c']], [[[97, 98], [99]]]])('prompts %j have choices of their own, numbered prompt by prompt', async (prompt) => {
+    const { post, engine } = serve();
+    const asked = { prompt, n: 2, max_tokens: 2, return_token_ids: true };
+    const { choices, usage } = await (await post('/v1/completions', asked)).json();
+    expect(choices.map(({ index, text, prompt_token_ids: ids }: Json) => [index, text, ids])).toEqual([
+      [0, 'ab', [97, 98]],
+      [1, 'bc', [97, 98]],
+      [2, 'ab', [99]],
+      [3, 'bc', [99]],
+    ]);
+    expect(usage).toMatchObject({ prompt_tokens: 3, completion_tokens: 8 });
+    expect(engine.asked.map(({ options }) => options.n)).toEqual([2, 2]);
+    const pieces = choicesOf(await eventsOf(await post('/v1/completions', { ...asked, stream: true })));
+    for (const { index, text, token_ids: ids } of choices) {
+      const own = pieces.filter((piece) => piece.index === index);
+      expect([own.map((piece) => piece.text).join(''), own.flatMap((piece) => piece.token_ids)]).toEqual([text, ids]);
+      expect(own.map((piece) => 'prompt_token_ids' in piece)).toEqual([true, false]);
+    }
+  });
+
+  test('a prompt of token ids is passed on as it is', async () => {
+    const { post, engine } = serve();
+    await post('/v1/completions', { prompt: [5, 6, 7] });
+    expect(engine.asked[0]).toMatchObject({ promptIds: [5, 6, 7], options: { maxTokens: 16 } });
+  });
+
+  test('echo puts the prompt in front, of ids their text', async () => {
+    const { post } = serve();
+    const asked = { prompt: ['x', 'yz'], echo: true, max_tokens: 1 };
+    const { choices } = await (await post('/v1/completions', asked)).json();
+    expect(choices.map(({ text }: Json) => text)).toEqual(['xa', 'yza']);
+    const ids = await eventsOf(await post('/v1/completions', { prompt: [120], echo: true, max_tokens: 2, stream: true }));
+    expect(choicesOf(ids).map(({ text }) => text)).toEqual(['xa', 'b']);
+  });
+
+  test('log probabilities come with tokens, offsets and the likeliest', async () => {
+    const { post } = serve();
+    const expected = { tokens: ['a', 'b'], token_logprobs: [-0.5, -0.5], text_offset: [0, 1] };
+    const { choices } = await (await post('/v1/completions', { prompt: 'x', logprobs: 1, max_tokens: 2 })).json();
+    expect(choices[0].logprobs).toEqual({ ...expected, top_logprobs: [{ a: -0.5 }, { b: -0.5 }] });
+    const pieces = choicesOf(await eventsOf(await post('/v1/completions', { prompt: 'x', logprobs: 1, max_tokens: 2, stream: true })));
+    const joined = (name: string) => pieces.flatMap(({ logprobs }) => (logprobs as Json)[name]);
+    for (const [name, value] of Object.entries(expected)) expect(joined(name)).toEqual(value);
+    expect(joined('top_logprobs')).toEqual([{ a: -0.5 }, { b: -0.5 }]);
+    const none = choicesOf(await eventsOf(await post('/v1/completions', { prompt: 'x', logprobs: 0, max_tokens: 1, stream: true })));
+    expect((none[0].logprobs as Json).top_logprobs).toBeNull();
+  });
+});
+
+describe('conversations', () => {
+  const messages = [
+    { role: 'system', content: 'Be kind' },
+    { role: 'user', content: [{ type: 'text', text: 'Hi' }] },
+  ];
+
+  test('become a prompt by the template, and an answer of the assistant', async () => {
+    const { post, engine } = serve();
+    const body = await (await post('/v1/chat/completions', { model: 'default', messages, max_completion_tokens: 3 })).json();
+    expect(body).toMatchObject({
+      ...{ id: expect.stringMatching(/^chatcmpl-/), object: 'chat.completion', model: 'tales' },
+      choices: [{ index: 0, message: { role: 'assistant', content: 'abc' }, finish_reason: 'length', logprobs: null }],
+      usage: { completion_tokens: 3 },
+    });
+    expect(String.fromCodePoint(...engine.asked[0].promptIds)).toBe('system:Be kind;user:Hi;>');
+    await post('/v1/chat/completions', { messages, max_tokens: 2, add_generation_prompt: false });
+    expect(String.fromCodePoint(...engine.asked[1].promptIds)).toBe('system:Be kind;user:Hi;');
+    expect(engine.asked[1].options.maxTokens).toBe(2);
+  });
+
+  test('are streamed with the role first, of each choice once', async () => {
+    const { post } = serve();
+    const asked = { messages, max_tokens: 2, n: 2, stream: true, logprobs: true, top_logprobs: 1, stream_options: { include_usage: true } };
+    const events = await eventsOf(await post('/v1/chat/completions', asked));
+    for (const index of [0, 1]) {
+      const own = choicesOf(events).filter((choice) => choice.index === index);
+      expect(own.map(({ delta }) => (delta as Json).role)).toEqual(['assistant', undefined, undefined]);
+      expect(own.map(({ delta }) => (delta as Json).content).join('')).toBe(['ab', 'bc'][index]);
+      expect(own.map(({ finish_reason: reason }) => reason)).toEqual([null, null, 'length']);
+    }
+    const token = { token: 'a', logprob: -0.5, bytes: [97] };
+    expect(choicesOf(events)[1].logprobs).toEqual({ content: [{ ...token, top_logprobs: [token] }] });
+    expect(events.at(-1)).toMatchObject({ choices: [], usage: { completion_tokens: 4 } });
+    expect(events.every(({ object }) => object === 'chat.completion.chunk')).toBe(true);
+  });
+
+  test('are refused without a template, with the remedy', async () => {
+    const { post } = serve(fakeEngine(), { chatTemplate: undefined });
+    const response = await post('/v1/chat/completions', { messages });
+    expect([response.status, (await response.json()).error.message]).toEqual([400, expect.stringContaining('--chat-template FILE')]);
+  });
+
+  test('are refused without a tokenizer, and where the template refuses them', async () => {
+    const noTokenizer = await serve(fakeEngine({ withTokenizer: false })).post('/v1/chat/completions', { messages });
+    expect((await noTokenizer.json()).error).toMatchObject({ code: 'no_tokenizer' });
+    const refusing = createChatTemplate("{{ raise_exception('no system role') }}");
+    const response = await serve(fakeEngine(), { chatTemplate: refusing }).post('/v1/chat/completions', { messages });
+    expect([response.status, (await response.json()).error]).toMatchObject([
+      400,
+      { param: 'messages', message: expect.stringContaining('no system role') },
+    ]);
+  });
+});
+
+test('every sampling field reaches the engine under its own name', async () => {
+  const { post, engine } = serve();
+  const body = {
+    ...{ max_tokens: 7, min_tokens: 2, temperature: 0.5, top_p: 0.9, top_k: 5, min_p: 0.1, repetition_penalty: 1.1 },
+    ...{ presence_penalty: -1, frequency_penalty: 2, logit_bias: { 3: -100 }, seed: 11, stop: ['x', 'y'], stop_token_ids: [4] },
+    ...{ ignore_eos: true, n: 1, priority: -3, cache_salt: 'pepper', logprobs: 2, user: 'me', metadata: {} },
+  };
+  expect((await post('/v1/completions', { prompt: 'a', ...body })).status).toBe(200);
+  const { signal, ...options } = engine.asked[0].options;
+  expect(signal).toBeInstanceOf(AbortSignal);
+  expect(options).toEqual({
+    ...{ maxTokens: 7, minTokens: 2, temperature: 0.5, topP: 0.9, topK: 5, minP: 0.1, repetitionPenalty: 1.1 },
+    ...{ presencePenalty: -1, frequencyPenalty: 2, logitBias: { 3: -100 }, seed: 11, stop: ['x', 'y'], stopTokens: [4] },
+    ...{ ignoreEos: true, n: 1, priority: -3, cacheSalt: 'pepper', logprobs: 2 },
+  });
+  await post('/v1/completions', { prompt: 'a', top_k: -1, seed: -1, stop: null, n: null });
+  expect(engine.asked[1].options).toEqual({ signal: expect.anything(), maxTokens: 16, topK: 0, seed: 2 ** 32 - 1 });
+  await post('/v1/chat/completions', { messages: [{ role: 'user', content: 'a' }], logprobs: true });
+  expect(engine.asked[2].options).toEqual({ signal: expect.anything(), logprobs: 0 });
+});
+
+describe('what is refused', () => {
+  const prompt = 'a';
+  test.each([
+    [{ prompt, temperature: -1 }, 'temperature', 'invalid_value'],
+    [{ prompt, temperature: 'hot' }, 'temperature', 'invalid_value'],
+    [{ prompt, top_p: 0 }, 'top_p', 'invalid_value'],
+    [{ prompt, top_k: 1.5 }, 'top_k', 'invalid_value'],
+    [{ prompt, min_p: 2 }, 'min_p', 'invalid_value'],
+    [{ prompt, n: 0 }, 'n', 'invalid_value'],
+    [{ prompt, max_tokens: 0 }, 'max_tokens', 'invalid_value'],
+    [{ prompt, logprobs: 21 }, 'logprobs', 'invalid_value'],
+    [{ prompt, logit_bias: { the: 1 } }, 'logit_bias.the', 'invalid_value'],
+    [{ prompt, logit_bias: { 3: 101 } }, 'logit_bias.3', 'invalid_value'],
+    [{ prompt, stop: '' }, 'stop', 'invalid_value'],
+    [{ prompt, stream_options: { usage: true } }, 'stream_options.usage', 'unknown_parameter'],
+    [{ prompt, max_token: 3 }, 'max_token', 'unknown_parameter'],
+    [{ prompt, suffix: 'end' }, 'suffix', 'unsupported_parameter'],
+    [{ prompt, best_of: 3 }, 'best_of', 'unsupported_parameter'],
+    [{ prompt, echo: true, logprobs: 1 }, 'echo', 'unsupported_parameter'],
+    [{ prompt, response_format: { type: 'json_object' } }, 'response_format', 'unsupported_parameter'],
+    [{ prompt, stop_token_ids: [999] }, 'stop_token_ids', 'invalid_value'],
+    [{ prompt: [] }, 'prompt', 'invalid_value'],
+    [{ prompt: ['a', 3] }, 'prompt', 'invalid_value'],
+    [{}, 'prompt', 'missing_parameter'],
+    [{ prompt: 'a'.repeat(1000) }, 'prompt', 'context_length_exceeded'],
+  ])('%j', async (body, param, code) => {
+    const { post, engine } = serve();
+    const response = await post('/v1/completions', body);
+    expect([response.status, await response.json()]).toEqual([
+      400,
+      { error: { message: expect.stringMatching(/\.$/), type: 'invalid_request_error', param, code } },
+    ]);
+    expect(engine.running()).toBe(0);
+  });
+
+  test.each([
+    [{}, 'messages', 'missing_parameter'],
+    [{ messages: [] }, 'messages', 'invalid_value'],
+    [{ messages: [{ role: 'king', content: 'a' }] }, 'messages.0.role', 'invalid_value'],
+    [{ messages: [{ role: 'user', content: [{ type: 'image_url', image_url: {} }] }] }, 'messages.0.content', 'invalid_value'],
+    [{ messages: [{ role: 'user', content: 'a' }], tools: [{}] }, 'tools', 'unsupported_parameter'],
+    [{ messages: [{ role: 'user', content: 'a' }], top_logprobs: 2 }, 'top_logprobs', 'invalid_value'],
+    [{ messages: [{ role: 'user', content: 'a'.repeat(1000) }] }, 'messages', 'context_length_exceeded'],
+  ])('%j as a conversation', async (body, param, code) => {
+    const response = await serve().post('/v1/chat/completions', body);
+    expect([response.status, (await response.json()).error]).toMatchObject([400, { param, code }]);
+  });
+
+  test('harmless values of fields that are not supported are not', async () => {
+    const harmless = { suffix: null, response_format: { type: 'text' }, tools: [], best_of: 2, n: 2, skip_special_tokens: true };
+    expect((await serve().post('/v1/completions', { prompt, ...harmless })).status).toBe(200);
+  });
+
+  test.each([
+    ['an unknown model', '/v1/completions', { prompt, model: 'gpt' }, 404, 'model_not_found'],
+    ['no JSON', '/v1/completions', '{"prompt":', 400, 'invalid_json'],
+    ['an array', '/v1/completions', [], 400, 'invalid_body'],
+    ['an unknown path', '/v1/embeddings', {}, 404, 'unknown_url'],
+    ['a name of every object', '/constructor', {}, 404, 'unknown_url'],
+    ['another method', '/v1/models', {}, 405, 'method_not_allowed'],
+  ])('%s', async (_, path, body, status, code) => {
+    const response = await serve().post(path, body);
+    expect([response.status, (await response.json()).error]).toMatchObject([status, { code }]);
+    if (status === 405) expect(response.headers.get('allow')).toBe('GET');
+  });
+
+  test('another type of content, and too many bytes, announced or not', async () => {
+    const { post, handler } = serve(fakeEngine(), { maxBodyBytes: 100 });
+    const plain = await post('/v1/completions', { prompt }, { headers: { 'content-type': 'text/plain' } });
+    expect(plain.status).toBe(415);
+    const long = JSON.stringify({ prompt: 'a'.repeat(200) });
+    expect((await post('/v1/completions', long)).status).toBe(413);
+    expect((await post('/v1/completions', long, { headers: { 'content-type': 'application/json', 'content-length': '213' } })).status).toBe(
+      413,
+    );
+    const pieces = new ReadableStream({ pull: (controller) => controller.enqueue(new Uint8Array(60)) });
+    const streamed = { method: 'POST', body: pieces, duplex: 'half', headers: { 'content-type': 'application/json' } } as RequestInit;
+    expect((await handler(new Request('http://host/v1/completions', streamed))).status).toBe(413);
+  });
+
+  test('too much at once, with the time to wait; of several prompts none is left running', async () => {
+    const engine = fakeEngine({ maxWaiting: 2 });
+    const response = await serve(engine).post('/v1/completions', { prompt: ['a', 'b', 'c'] });
+    expect([response.status, response.headers.get('retry-after'), (await response.json()).error]).toMatchObject([
+      503,
+      '1',
+      { type: 'server_error', code: 'engine_busy' },
+    ]);
+    expect(engine.running()).toBe(0);
+  });
+});
+
+describe('failures of the server', () => {
+  test('are told without their insides, and reported', async () => {
+    const onError = vi.fn();
+    const engine = fakeEngine();
+    const failure = new Error('a secret');
+    engine.failWith(failure);
+    const { post } = serve(engine, { onError });
+    const response = await post('/v1/completions', { prompt: 'a' });
+    expect([response.status, await response.json()]).toEqual([
+      500,
+      { error: { message: expect.not.stringContaining('secret'), type: 'server_error', param: null, code: 'internal_error' } },
+    ]);
+    expect(onError.mock.calls).toEqual([[failure]]);
+    await post('/v1/completions', { prompt: 'a', temperature: -1 });
+    expect(onError).toHaveBeenCalledTimes(1);
+  });
+
+  test('in the middle of a stream are its last event', async () => {
+    const engine = fakeEngine();
+    engine.failWith(new DeviceLostError('unknown'));
+    const events = await eventsOf(await serve(engine).post('/v1/completions', { prompt: 'a', stream: true }));
+    expect(choicesOf(events.slice(0, -1)).map(({ text }) => text)).toEqual(['a', 'b', 'c']);
+    expect(events.at(-1)).toMatchObject({ error: { type: 'server_error', code: 'device_lost' } });
+    expect(engine.running()).toBe(0);
+  });
+});
+
+describe('a client that goes away', () => {
+  const body = { prompt: ['a', 'b'], n: 2, max_tokens: 1000 };
+
+  test.each([true, false])('ends its generations when the request is aborted (stream: %s)', async (stream) => {
+    const { post, engine } = serve();
+    const client = new AbortController();
+    const response = post(
+      '/v1/completions',
+      { ...body, stream },
+      { signal: client.signal, headers: { 'content-type': 'application/json' } },
+    );
+    if (stream) void (await response).text().catch(() => {});
+    await vi.waitFor(() => expect(engine.made()).toBeGreaterThan(20));
+    expect(engine.running()).toBe(2);
+    client.abort();
+    expect(engine.running()).toBe(0);
+    const made = engine.made();
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(engine.made()).toBe(made);
+  });
+
+  test('ends its generations when the stream is cancelled', async () => {
+    const { post, engine } = serve();
+    const reader = (await post('/v1/completions', { ...body, stream: true })).body?.getReader();
+    await reader?.read();
+    expect(engine.running()).toBe(2);
+    await reader?.cancel();
+    expect(engine.running()).toBe(0);
+  });
+
+  test('and one that does not read holds its generation back', async () => {
+    const { post, engine } = serve();
+    const reader = (await post('/v1/completions', { prompt: 'a', max_tokens: 100, stream: true })).body?.getReader();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(engine.made()).toBe(0);
+    await reader?.read();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(engine.made()).toBeLessThanOrEqual(2);
+    let pieces = 1;
+    while (!(await reader?.read())?.done) pieces++;
+    expect([pieces, engine.made()]).toEqual([101, 100]);
+  });
+});
+
+describe('other paths', () => {
+  test('models and health', async () => {
+    const closing = new AbortController();
+    const { get, post } = serve(fakeEngine(), { closing: closing.signal });
+    expect(await (await get('/v1/models')).json()).toMatchObject({ object: 'list', data: [{ id: 'tales', max_model_len: 1000 }] });
+    expect(await (await get('/v1/models/default')).json()).toMatchObject({ id: 'tales' });
+    expect((await get('/v1/models/gpt')).status).toBe(404);
+    expect((await get('/health')).status).toBe(200);
+    const running = await post('/v1/completions', { prompt: 'a', max_tokens: 3, stream: true });
+    closing.abort();
+    expect([(await get('/health')).status, (await post('/v1/completions', { prompt: 'a' })).status]).toEqual([503, 503]);
+    expect(choicesOf(await eventsOf(running))).toHaveLength(3);
+  });
+
+  test('a path in front', async () => {
+    const { get } = serve(fakeEngine(), { basePath: '/api' });
+    expect([(await get('/api/health')).status, (await get('/health')).status, (await get('/apix/health')).status]).toEqual([200, 404, 404]);
+  });
+
+  test('pages of other origins may ask where they are allowed', async () => {
+    const asking = (origin: string, method = 'GET') => ({ method, headers: { origin } });
+    const { get } = serve(fakeEngine(), { cors: ['https://a.example'] });
+    const allowed = await get('/health', asking('https://a.example'));
+    expect(allowed.headers.get('access-control-allow-origin')).toBe('https://a.example');
+    const preflight = await get('/v1/completions', asking('https://a.example', 'OPTIONS'));
+    expect([preflight.status, preflight.headers.get('access-control-allow-methods')]).toEqual([204, 'GET, POST']);
+    const other = await get('/v1/completions', asking('https://b.example', 'OPTIONS'));
+    expect([other.status, other.headers.get('access-control-allow-origin')]).toEqual([405, null]);
+    const all = await serve(fakeEngine(), { cors: '*' }).get('/nowhere', asking('https://b.example'));
+    expect([all.status, all.headers.get('access-control-allow-origin')]).toEqual([404, '*']);
+  });
+});
