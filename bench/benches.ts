@@ -8,6 +8,7 @@ import { benchLinear } from './linear/bench.ts';
 import { benchSpeculate } from './speculate/bench.ts';
 import type { BenchHost, BenchOptions, BenchResult } from './report.ts';
 import { benchServing, benchServingAt } from './serving/bench.ts';
+import { benchSoak, benchSoakAt } from './serving/soak.ts';
 import { benchStep } from './step/bench.ts';
 
 /** A bench: it makes what it needs on the device and takes it down again. */
@@ -23,9 +24,10 @@ export const benches = {
   step: benchStep,
   speculate: benchSpeculate,
   serving: benchServing,
+  soak: benchSoak,
 } satisfies Record<string, Bench>;
 
 /** Of a server elsewhere, which has the GPU. */
 export type RemoteBench = (url: string, host: BenchHost, options: BenchOptions) => Promise<BenchResult>;
 
-export const remoteBenches: Readonly<Record<string, RemoteBench>> = { serving: benchServingAt };
+export const remoteBenches: Readonly<Record<string, RemoteBench>> = { serving: benchServingAt, soak: benchSoakAt };

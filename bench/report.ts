@@ -1,5 +1,7 @@
 /** What a bench measures and says: the same on every host. */
 import type { ModelFiles } from 'pagewise/engine';
+import type { Handler } from 'pagewise/serve';
+import type { Address, Listener } from '../demo/terminal/listen.ts';
 import type { ServingOptions } from '../scripts/serving-options.mjs';
 
 /** A distribution of samples under a name. */
@@ -57,6 +59,10 @@ export interface BenchHost {
   modelFiles?(folder: string): ModelFiles;
   /** Shows how far something has come, where somebody looks on; without a fraction it has ended. */
   progress?(fraction: number | undefined, what?: string, amount?: string): void;
+  /** Opens a port, where the host can. */
+  listen?(handler: Handler, address: Address): Promise<Listener>;
+  /** Bytes of the host's heap, its garbage collected, where the host tells. */
+  heapUsed?(): number;
   /** Prints a line. */
   print(line: string): void;
 }

@@ -1,7 +1,7 @@
 /** The command line of the benches in Deno and Node: `launch [--rounds N] [--quick] [--filter TEXT] [--json FILE] [--commit TEXT]`, and what `serving` takes. */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
-import { argv } from 'node:process';
+import { argv, memoryUsage } from 'node:process';
 import { parseArgs } from 'node:util';
 import type { LoadingText } from '../demo/shared/loading.ts';
 import { filesFromFolder } from '../demo/terminal/folder.ts';
@@ -13,7 +13,7 @@ import type { BenchHost } from './report.ts';
 import { runBench } from './run.ts';
 
 /** @returns the exit code */
-export async function runTerminal(host: Omit<BenchHost, 'commit' | 'print' | 'progress' | 'modelFiles'>): Promise<number> {
+export async function runTerminal(host: Omit<BenchHost, 'commit' | 'print' | 'progress' | 'modelFiles' | 'heapUsed'>): Promise<number> {
   try {
     const { values, positionals } = parseArgs({
       args: argv.slice(2),
@@ -34,7 +34,8 @@ export async function runTerminal(host: Omit<BenchHost, 'commit' | 'print' | 'pr
     const print = (line: string) => console.log(line);
     const serving = readServingOptions(values, positionals.slice(1));
     const options = { rounds, quick: values.quick, filter: values.filter, serving };
-    const report = await runBench({ ...host, commit, print, progress, modelFiles: filesFromFolder }, positionals[0], options);
+    const given = { commit, print, progress, modelFiles: filesFromFolder, heapUsed: globalThis.gc && heapUsed };
+    const report = await runBench({ ...host, ...given }, positionals[0], options);
     if (values.json !== undefined) {
       const file = resolve(values.json);
       await mkdir(dirname(file), { recursive: true });
@@ -52,4 +53,9 @@ const bar = createProgressBar((text: LoadingText) => text);
 function progress(fraction: number | undefined, what = '', amount = ''): void {
   if (fraction === undefined) bar.stop();
   else bar.update({ fraction, what, amount });
+}
+
+function heapUsed(): number {
+  globalThis.gc?.();
+  return memoryUsage().heapUsed;
 }

@@ -12,7 +12,7 @@ import { root } from './hosts/folders.mjs';
 import { exitOnSignals, runInForeground } from './hosts/processes.mjs';
 import { readServingOptions, servingArguments, servingHelp, servingOptions } from './serving-options.mjs';
 
-const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|generate|step|speculate|serving [options]
+const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|generate|step|speculate|serving|soak [options]
 
   launch    what a launch costs the host, by every way to make one
   attention what attention costs the GPU, and its share of what the memory or the arithmetic allows
@@ -24,6 +24,7 @@ const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|gener
   step      host time of a decode step and what it writes, against batch and context
   speculate tokens per second with prompt lookup and without
   serving   throughput, time to first token and time between tokens of many requests, as vLLM's benchmark_serving
+  soak      many streams for minutes: fails when anything is lost, doubled or out of order, or grows, or blocks are not given back
 
   --host deno|chromium|node  where to run (default deno; node is Dawn from npm)
   --rounds N                 how often everything is measured; medians of fewer than 5 are not to be quoted
@@ -50,14 +51,26 @@ ${servingHelp}`;
 const hosts = {
   async deno(request) {
     const driver = await findDriver({ only: request.driver });
-    const args = ['run', '--allow-all', '--no-prompt', '--quiet', '--config', join(root, 'deno.json'), join(root, 'bench/deno.ts')];
+    // A request's signal then aborts when the client goes away, and not after each answer; and the soak can have its garbage collected.
+    const flags = ['--unstable-no-legacy-abort', ...(request.bench === 'soak' ? ['--v8-flags=--expose-gc'] : [])];
+    const args = [
+      'run',
+      '--allow-all',
+      '--no-prompt',
+      '--quiet',
+      ...flags,
+      '--config',
+      join(root, 'deno.json'),
+      join(root, 'bench/deno.ts'),
+    ];
     return runInForeground(await denoPath(), [...args, ...argumentsOf(request)], { ...denoEnvironment, ...environmentOf(driver) });
   },
 
   async node(request) {
     const driver = await findDriver({ only: request.driver, works: dawnFindsAdapter });
     const program = await buildForNode('bench-node', 'node.js');
-    return runInForeground(process.execPath, ['--enable-source-maps', program, ...argumentsOf(request)], environmentOf(driver));
+    const flags = ['--enable-source-maps', ...(request.bench === 'soak' ? ['--expose-gc'] : [])];
+    return runInForeground(process.execPath, [...flags, program, ...argumentsOf(request)], environmentOf(driver));
   },
 
   async chromium({ bench, options, commit, json, page: built }) {

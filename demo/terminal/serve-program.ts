@@ -7,18 +7,12 @@ import { Engine } from 'pagewise/engine';
 import { createHandler, type Handler, readChatTemplate } from 'pagewise/serve';
 import { loadingText } from '../shared/loading.ts';
 import { modelFiles, typedPath } from './folder.ts';
+import type { Address, Listener } from './listen.ts';
 import { describeFailure, say } from './process.ts';
 import { createProgressBar } from './progress.ts';
 import { adapterLine, reportAdapter } from './report.ts';
 import { readServeOptions, type ServeProgramOptions } from './serve-options.ts';
 import { storedTuning } from './tunings.ts';
-
-/** An open port. */
-export interface Listener {
-  readonly port: number;
-  /** Takes no more connections, and resolves when all answers are sent. */
-  shutdown(): Promise<void>;
-}
 
 /** What differs between hosts. */
 export interface ServeHost {
@@ -27,7 +21,7 @@ export interface ServeHost {
   readonly defaultName: string;
   /** The folder where `npm run tune` keeps what it found. */
   readonly tunings: string;
-  listen(handler: Handler, address: { readonly port: number; readonly host: string }): Promise<Listener>;
+  listen(handler: Handler, address: Address): Promise<Listener>;
 }
 
 /** Runs the program with the process's arguments, and ends the process with its exit code. */
