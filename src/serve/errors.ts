@@ -48,8 +48,11 @@ export function toApiError(error: unknown, promptParam: string): ApiError {
   if (error instanceof ContextLengthError)
     return new ApiError(400, { message: error.message, param: promptParam, code: 'context_length_exceeded' });
   if (error instanceof ChatTemplateError) return new ApiError(400, { message: error.message, param: 'messages', code: 'chat_template' });
-  if (error instanceof InvalidArgumentError)
-    return new ApiError(400, { message: error.message, param: parameterOf(error.argument) ?? promptParam, code: 'invalid_value' });
+  if (error instanceof InvalidArgumentError) {
+    const param = parameterOf(error.argument);
+    const message = param === undefined ? error.message : error.message.replace(/^\w+/, param);
+    return new ApiError(400, { message, param: param ?? promptParam, code: 'invalid_value' });
+  }
   if (error instanceof ModelFileError) return new ApiError(400, { message: error.message, param: promptParam, code: 'no_tokenizer' });
   if (error instanceof DeviceLostError) return new ApiError(500, { message: error.message, code: 'device_lost' });
   return new ApiError(500, { message: 'The server failed to answer. Its log says why.', code: 'internal_error' });

@@ -92,6 +92,32 @@ describe('the server', { timeout: limit }, () => {
     expect([message.message.content, message.message.role, message.finish_reason]).toEqual([text, 'assistant', 'length']);
   });
 
+  test('samples as it is asked to: by a seed, several at once, with log probabilities, up to a stop text', async () => {
+    const asked = { model: 'default', prompt: 'One day, a small', temperature: 1, seed: 5, n: 3, max_tokens: 8, logprobs: 2 };
+    const [one, two] = [await client.completions.create(asked), await client.completions.create(asked)];
+    const texts = one.choices.map(({ text }) => text);
+    expect(two.choices.map(({ text }) => text)).toEqual(texts);
+    expect(new Set(texts).size).toBeGreaterThan(1);
+    for (const { text, logprobs } of one.choices) {
+      expect(logprobs?.tokens?.join('')).toBe(text);
+      expect(logprobs?.token_logprobs?.every((value) => value <= 0)).toBe(true);
+      for (const top of logprobs?.top_logprobs ?? []) expect(Object.keys(top).length).toBeGreaterThanOrEqual(1);
+    }
+    const stopped = await client.completions.create({
+      ...greedy,
+      prompt: golden.text,
+      max_tokens: 40,
+      stop: golden.greedy_text.slice(12, 18),
+    });
+    expect(stopped.choices[0]).toMatchObject({ text: golden.greedy_text.slice(0, 12), finish_reason: 'stop' });
+    const cached = 'There was a boy who had a red ball and a blue ball, and he liked both of them very much. '.repeat(2);
+    const prompts = { ...greedy, prompt: cached, max_tokens: 1 };
+    await client.completions.create(prompts);
+    const { usage } = await client.completions.create(prompts);
+    expect(usage?.prompt_tokens_details?.cached_tokens).toBeGreaterThanOrEqual(32);
+    expect(await metricOf(server.url, 'prefix_cache_hits_total')).toBeGreaterThanOrEqual(32);
+  });
+
   test("gives OpenAI's errors", async () => {
     const failure = (work: Promise<unknown>) =>
       work.then(() => undefined).catch((error: unknown) => error as InstanceType<typeof OpenAI.APIError>);

@@ -239,6 +239,11 @@ describe('what is refused', () => {
     expect([response.status, (await response.json()).error]).toMatchObject([400, { param, code }]);
   });
 
+  test("an option that the engine refuses is called by the API's name", async () => {
+    const { error } = await (await serve().post('/v1/completions', { prompt, stop_token_ids: [999] })).json();
+    expect(error.message).toBe('stop_token_ids is 999, but must be token ids of the vocabulary.');
+  });
+
   test('harmless values of fields that are not supported are not', async () => {
     const harmless = { suffix: null, response_format: { type: 'text' }, tools: [], best_of: 2, n: 2, skip_special_tokens: true };
     expect((await serve().post('/v1/completions', { prompt, ...harmless })).status).toBe(200);
