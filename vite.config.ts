@@ -84,8 +84,15 @@ const modes: Record<string, UserConfig> = {
     root: inRoot('demo/page'),
     base: './',
     plugins: [serveFolder('/model', inRoot('demo/model'))],
-    build: { outDir: inRoot('dist/demo'), emptyOutDir: true, target: 'es2022' },
-    optimizeDeps: { noDiscovery: true, include: ['@huggingface/tokenizers', 'comlink'] },
+    build: {
+      ...{ outDir: inRoot('dist/demo'), emptyOutDir: true, target: 'es2022', modulePreload: { polyfill: false } },
+      rolldownOptions: {
+        input: ['index.html', 'server.html', 'service-worker.ts'].map((name) => inRoot(`demo/page/${name}`)),
+        // A service worker answers what is below its file, so that this one is beside the pages and keeps its name.
+        output: { entryFileNames: ({ name }) => (name === 'service-worker' ? '[name].js' : 'assets/[name]-[hash].js') },
+      },
+    },
+    optimizeDeps: { noDiscovery: true, include: ['@huggingface/jinja', '@huggingface/tokenizers', 'comlink', 'openai', 'valibot'] },
   },
   /** The GPU specs in a browser; nothing reloads the page while they run. */
   specs: {
