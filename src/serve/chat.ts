@@ -1,5 +1,6 @@
 /** `POST /v1/chat/completions`. */
 import type { ChatMessage } from './chat-template.ts';
+import { encodeConversation } from './conversation.ts';
 import { ApiError } from './errors.ts';
 import { eventResponse } from './events.ts';
 import { chatLogprobs } from './logprobs.ts';
@@ -25,15 +26,13 @@ export async function createChatCompletion(context: ServerContext, json: unknown
   return Response.json(await whole(context, body, request, head));
 }
 
-/** The template writes special tokens as text, the begin token among them, so that they are read as tokens and none is added. */
 function promptIds({ chatTemplate, engine: { tokenizer } }: ServerContext, body: ChatBody): readonly number[] {
   if (!chatTemplate) throw new ApiError(400, { message: noTemplate, code: 'no_chat_template' });
   if (!tokenizer) throw new ApiError(400, { message: noTokenizer, code: 'no_tokenizer' });
-  const prompt = chatTemplate.render(body.messages.map(plainMessage), {
+  return encodeConversation(tokenizer, chatTemplate, body.messages.map(plainMessage), {
     addGenerationPrompt: body.add_generation_prompt ?? true,
     variables: body.chat_template_kwargs ?? {},
   });
-  return tokenizer.encode(prompt, { addBos: false, parseSpecial: true });
 }
 
 function plainMessage({ role, content, name }: ChatBody['messages'][number]): ChatMessage {

@@ -26,6 +26,7 @@ const alphabet = 'abcdefghijklmnopqrstuvwxyz';
 
 const tokenizer: Tokenizer = {
   bosTokenId: undefined,
+  specialTokens: [],
   encode: (text) => [...text].map((letter) => letter.codePointAt(0) ?? 0),
   decode: (ids) => ids.map((id) => String.fromCodePoint(id)).join(''),
   stream: () => ({ push: (id) => String.fromCodePoint(id), flush: () => '' }),
