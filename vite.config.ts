@@ -125,6 +125,7 @@ const modes: Record<string, UserConfig> = {
   /** The GPU specs, the terminal program and the benches, for Node: bundled, since Node 20 reads neither TypeScript nor WGSL. */
   'specs-node': { build: nodeBuild('specs-node', 'test/harness/node.ts') },
   'generate-node': { build: nodeBuild('generate-node', 'demo/terminal/generate-node.ts') },
+  'serve-node': { build: nodeBuild('serve-node', 'demo/terminal/serve-node.ts') },
   'tune-node': { build: nodeBuild('tune-node', 'demo/terminal/tune-node.ts') },
   'eval-node': { build: nodeBuild('eval-node', 'demo/eval/eval-node.ts') },
   'bench-node': { build: nodeBuild('bench-node', 'bench/node.ts') },

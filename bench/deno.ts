@@ -1,7 +1,6 @@
 /** The benches in Deno: `deno run -A bench/deno.ts launch --json out.json`. */
 import { readFile } from 'node:fs/promises';
 import { env, exit, versions } from 'node:process';
-import { listenInDeno } from '../demo/terminal/listen.ts';
 import { runTerminal } from './terminal.ts';
 
 const root = new URL('../', import.meta.url);
@@ -12,7 +11,6 @@ exit(
     runtime: `Deno ${versions.deno}`,
     api: navigator.gpu,
     notes: env.PAGEWISE_DRIVER_DESCRIPTION ? [`Driver: ${env.PAGEWISE_DRIVER_DESCRIPTION}.`] : [],
-    listen: listenInDeno,
     readFile: async (path) => new Uint8Array(await readFile(new URL(path, root))),
   }),
 );

@@ -5,6 +5,7 @@ import { argv, memoryUsage } from 'node:process';
 import { parseArgs } from 'node:util';
 import type { LoadingText } from '../demo/shared/loading.ts';
 import { filesFromFolder } from '../demo/terminal/folder.ts';
+import { listen } from '../demo/terminal/listen.ts';
 import { createProgressBar } from '../demo/terminal/progress.ts';
 import { currentCommit } from '../scripts/commit.mjs';
 import { readServingOptions, servingOptions } from '../scripts/serving-options.mjs';
@@ -13,7 +14,9 @@ import type { BenchHost } from './report.ts';
 import { runBench } from './run.ts';
 
 /** @returns the exit code */
-export async function runTerminal(host: Omit<BenchHost, 'commit' | 'print' | 'progress' | 'modelFiles' | 'heapUsed'>): Promise<number> {
+export async function runTerminal(
+  host: Omit<BenchHost, 'commit' | 'print' | 'progress' | 'modelFiles' | 'heapUsed' | 'listen'>,
+): Promise<number> {
   try {
     const { values, positionals } = parseArgs({
       args: argv.slice(2),
@@ -34,7 +37,7 @@ export async function runTerminal(host: Omit<BenchHost, 'commit' | 'print' | 'pr
     const print = (line: string) => console.log(line);
     const serving = readServingOptions(values, positionals.slice(1));
     const options = { rounds, quick: values.quick, filter: values.filter, serving };
-    const given = { commit, print, progress, modelFiles: filesFromFolder, heapUsed: globalThis.gc && heapUsed };
+    const given = { commit, print, progress, listen, modelFiles: filesFromFolder, heapUsed: globalThis.gc && heapUsed };
     const report = await runBench({ ...host, ...given }, positionals[0], options);
     if (values.json !== undefined) {
       const file = resolve(values.json);

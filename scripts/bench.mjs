@@ -51,8 +51,7 @@ ${servingHelp}`;
 const hosts = {
   async deno(request) {
     const driver = await findDriver({ only: request.driver });
-    // A request's signal then aborts when the client goes away, and not after each answer; and the soak can have its garbage collected.
-    const flags = ['--unstable-no-legacy-abort', ...(request.bench === 'soak' ? ['--v8-flags=--expose-gc'] : [])];
+    const flags = request.bench === 'soak' ? ['--v8-flags=--expose-gc'] : [];
     const args = [
       'run',
       '--allow-all',

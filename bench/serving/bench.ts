@@ -5,7 +5,7 @@ import { readJsonIfPresent } from '../../src/engine/files.ts';
 import { createTokenizer } from '../../src/engine/tokenizer.ts';
 import { random } from '../../test/harness/random.ts';
 import { shippedFiles } from '../generate/models.ts';
-import { type BenchHost, type BenchOptions, type BenchResult, type BenchRow, rowOf } from '../report.ts';
+import { type BenchHost, type BenchOptions, type BenchResult, type BenchRow, median, rowOf } from '../report.ts';
 import { figuresOf, type ServingFigures, summaryOf } from './arithmetic.ts';
 import { arrivalTimes } from './arrivals.ts';
 import { type Client, engineClient, httpClient } from './clients.ts';
@@ -17,39 +17,74 @@ import { servingTable } from './table.ts';
 /** The context of models made up: what the longest request of the filter needs. */
 const syntheticContext = 2048;
 
-/** Requests to an engine in this process. */
+/** Requests to an engine in this process; of several rounds, modes in turn, the one of median throughput is shown. */
 export async function benchServing(gpu: Gpu, host: BenchHost, options: BenchOptions): Promise<BenchResult> {
   const serving = servingOf(options);
   const files = modelOf(host, serving.model);
   const modes = serving.launchCache === 'both' ? (['off', 'on'] as const) : ([serving.launchCache] as const);
-  const runs: Run[] = [];
-  for (const mode of modes) {
-    const engine = await openEngine(gpu, files, serving, mode);
-    try {
-      const { vocabSize } = engine.config;
-      const requests = await requestsOf(host, serving, engine.tokenizer, engine.contextLength, vocabSize);
-      const stepsBefore = engine.stats().steps;
-      const run = await measure(host, engineClient(engine, serving), requests, serving, `launch cache ${mode}`);
-      const { hostTime, steps, preemptions, prefixHits } = engine.stats();
-      const counts = [
-        single('host time of a step', { launchCache: mode }, 'ms', steps > stepsBefore ? hostTime / steps : 0),
-        single('preemptions', { launchCache: mode }, 'requests', preemptions),
-        single('prefix hits', { launchCache: mode }, 'tokens', prefixHits),
-      ];
-      runs.push({ ...run, rows: [...rowsOf(run.figures, { launchCache: mode }), ...counts] });
-    } finally {
-      engine.destroy();
+  const rounds = options.rounds ?? 1;
+  const engines = new Map<string, Engine>();
+  const runs = new Map<string, Run[]>(modes.map((mode) => [mode, []]));
+  try {
+    for (const mode of modes) engines.set(mode, await openEngine(gpu, files, serving, mode));
+    for (let round = 0; round < rounds; round++) {
+      for (const mode of round % 2 === 0 ? modes : modes.toReversed()) {
+        const label = `launch cache ${mode}${rounds > 1 ? `, round ${round + 1} of ${rounds}` : ''}`;
+        runs.get(mode)?.push(await runOn(engines.get(mode)!, host, serving, label, `round ${round}`));
+      }
     }
+  } finally {
+    for (const engine of engines.values()) engine.destroy();
   }
-  const ratio = runs.length === 2 ? runs[1].figures.requestThroughput / runs[0].figures.requestThroughput : undefined;
+  const throughputs = (mode: string) => (runs.get(mode) ?? []).map(({ figures }) => figures.requestThroughput);
+  const ratios = modes.length > 1 ? throughputs('on').map((on, round) => on / throughputs('off')[round]) : [];
+  const shown = modes.map((mode) => ({ mode, run: medianRun(runs.get(mode) ?? []) }));
+  const rows = shown.flatMap(({ mode, run }) => {
+    const params = { launchCache: mode };
+    const ofRounds = rounds > 1 ? [rowOf('request throughput, all rounds', params, 'req/s', throughputs(mode))] : [];
+    return [...rowsOf(run.figures, params), ...run.counts.map(([name, unit, value]) => single(name, params, unit, value)), ...ofRounds];
+  });
+  const notes =
+    rounds > 1
+      ? [`Of ${rounds} rounds, modes in turn and each without the cached prefixes of the others, the one of median throughput.`]
+      : [];
   return {
-    rows: [...runs.flatMap(({ rows }) => rows), ...(ratio === undefined ? [] : [single('request throughput on/off', {}, 'x', ratio)])],
-    notes: [`Model ${serving.model}, ${serving.engine.maxSequences} sequences at most, in process.`, ...notesOf(serving, runs[0])],
+    rows: [...rows, ...(ratios.length > 0 ? [rowOf('request throughput on/off', {}, 'x', ratios)] : [])],
+    notes: [
+      `Model ${serving.model}, ${serving.engine.maxSequences} sequences at most, in process.`,
+      ...notesOf(serving, shown[0].run),
+      ...notes,
+    ],
     lines: [
-      ...runs.flatMap(({ label, lines }) => [...(runs.length > 1 ? [label] : []), ...lines]),
-      ...(ratio === undefined ? [] : [`Request throughput, launch cache on/off: ${ratio.toFixed(3)}`]),
+      ...shown.flatMap(({ run }) => [...(modes.length > 1 || rounds > 1 ? [run.label] : []), ...run.lines]),
+      ...(ratios.length > 0 ? [`Request throughput, launch cache on/off: ${median(ratios).toFixed(3)}`] : []),
     ],
   };
+}
+
+/** A run, with what the engine counted in it. @param cacheSalt keeps the prefixes of other runs out */
+async function runOn(engine: Engine, host: BenchHost, serving: ServingOptions, label: string, cacheSalt: string): Promise<Run> {
+  const requests = await requestsOf(host, serving, engine.tokenizer, engine.contextLength, engine.config.vocabSize);
+  const client = engineClient(engine, { ...serving, cacheSalt });
+  await client(requests[0]);
+  const before = engine.stats();
+  const run = await measure(host, client, requests, serving, label);
+  const after = engine.stats();
+  const steps = after.steps - before.steps;
+  return {
+    ...run,
+    counts: [
+      ['steps', 'steps', steps],
+      ['host time of a step', 'ms', (after.hostTime - before.hostTime) / steps],
+      ['preemptions', 'requests', after.preemptions - before.preemptions],
+      ['prefix hits', 'tokens', after.prefixHits - before.prefixHits],
+    ],
+  };
+}
+
+function medianRun(runs: readonly Run[]): Run {
+  const sorted = runs.toSorted((a, b) => a.figures.requestThroughput - b.figures.requestThroughput);
+  return sorted[Math.floor((sorted.length - 1) / 2)];
 }
 
 /** Requests to a server. */
@@ -64,7 +99,9 @@ export async function benchServingAt(url: string, host: BenchHost, options: Benc
   const tokenizer = json === undefined ? undefined : createTokenizer(json, tokenizerConfig, config);
   const contextLength = serving.engine.contextLength ?? Math.min(config.contextLength, await contextOf(url));
   const requests = await requestsOf(host, serving, tokenizer, contextLength, config.vocabSize);
-  const run = await measure(host, httpClient(url, serving), requests, serving, url);
+  const client = httpClient(url, serving);
+  await client(requests[0]);
+  const run = await measure(host, client, requests, serving, url);
   return { rows: rowsOf(run.figures, { url }), notes: [`Server ${url}.`, ...notesOf(serving, run)], lines: run.lines };
 }
 
@@ -76,9 +113,10 @@ interface Measured {
 }
 
 interface Run extends Measured {
-  readonly rows: readonly BenchRow[];
+  readonly counts: readonly (readonly [name: string, unit: string, value: number])[];
 }
 
+/** Sends all requests. One that is not timed should have come before: what is made only once is made by then, and a wrong address shows. */
 async function measure(
   host: BenchHost,
   client: Client,
@@ -86,8 +124,6 @@ async function measure(
   serving: ServingOptions,
   label: string,
 ): Promise<Measured> {
-  // One request that is not timed: what is made only once is made by then, and a wrong address shows.
-  await client(requests[0]);
   const arrivals = arrivalTimes(requests.length, serving.requestRate, serving.burstiness, random(serving.seed));
   const onDone = (done: number) => host.progress?.(done / requests.length, `Serving, ${label}`, `${done} of ${requests.length} requests`);
   const { traces, failures, duration }: DriveResult = await drive(client, requests, { ...serving, arrivals, onDone });

@@ -9,14 +9,20 @@ export type Client = (request: SampleRequest) => Promise<RequestTrace>;
 
 export interface ClientOptions {
   readonly ignoreEos: boolean;
+  /** Of an engine in this process: keeps what other runs have left in the prefix cache out. */
+  readonly cacheSalt?: string;
 }
 
 /** @param now a clock in milliseconds. */
-export function engineClient(engine: Pick<ServingEngine, 'generate'>, { ignoreEos }: ClientOptions, now = () => performance.now()): Client {
+export function engineClient(
+  engine: Pick<ServingEngine, 'generate'>,
+  { ignoreEos, cacheSalt }: ClientOptions,
+  now = () => performance.now(),
+): Client {
   return async ({ prompt, promptTokens, outputTokens }) => {
     const start = now();
     const chunks: number[] = [];
-    const generation = engine.generate(prompt, { maxTokens: outputTokens, temperature: 0, ignoreEos });
+    const generation = engine.generate(prompt, { maxTokens: outputTokens, temperature: 0, ignoreEos, cacheSalt });
     for await (const _ of generation) chunks.push(now());
     const { ids } = await generation.result;
     return { promptTokens, outputTokens: ids.length, start, chunks };

@@ -4,10 +4,10 @@ import { basename } from 'node:path';
 import process from 'node:process';
 import { InvalidArgumentError, openGpu } from 'pagewise';
 import { Engine } from 'pagewise/engine';
-import { createHandler, type Handler, readChatTemplate } from 'pagewise/serve';
+import { createHandler, readChatTemplate } from 'pagewise/serve';
 import { loadingText } from '../shared/loading.ts';
 import { modelFiles, typedPath } from './folder.ts';
-import type { Address, Listener } from './listen.ts';
+import { type Listener, listen } from './listen.ts';
 import { describeFailure, say } from './process.ts';
 import { createProgressBar } from './progress.ts';
 import { adapterLine, reportAdapter } from './report.ts';
@@ -16,13 +16,16 @@ import { storedTuning } from './tunings.ts';
 
 /** What differs between hosts. */
 export interface ServeHost {
+  /** WebGPU; default: the host's `navigator.gpu`. */
+  readonly gpu?: GPU;
+  /** The folder of the model that comes with Pagewise. */
   readonly defaultModel: string;
-  /** What the API calls it. */
-  readonly defaultName: string;
   /** The folder where `npm run tune` keeps what it found. */
   readonly tunings: string;
-  listen(handler: Handler, address: Address): Promise<Listener>;
 }
+
+/** What the API calls the model that comes with Pagewise. */
+const defaultName = 'pagewise-stories';
 
 /** Runs the program with the process's arguments, and ends the process with its exit code. */
 export async function runServeProgram(host: ServeHost): Promise<void> {
@@ -48,7 +51,7 @@ async function serve(options: ServeProgramOptions, host: ServeHost, closing: Abo
   const files = modelFiles(options.model, host.defaultModel, closing);
   const template = options.chatTemplate === undefined ? undefined : await readTemplate(options.chatTemplate);
   const chatTemplate = await readChatTemplate(files, template);
-  const gpu = await openGpu();
+  const gpu = await openGpu(host.gpu ? { gpu: host.gpu } : {});
   const progress = createProgressBar(loadingText);
   try {
     const onTuningProblem = (problem: string) => say(`pagewise: ${problem}`);
@@ -59,11 +62,11 @@ async function serve(options: ServeProgramOptions, host: ServeHost, closing: Abo
     });
     progress.stop();
     say(adapterLine(reportAdapter(gpu.adapter, process.env)));
-    const modelName = options.name ?? (options.model === undefined ? host.defaultName : nameOf(options.model));
+    const modelName = options.name ?? (options.model === undefined ? defaultName : nameOf(options.model));
     const cors = options.cors?.includes('*') ? '*' : options.cors;
     const onError = (error: unknown) => say(describeFailure(error));
     const handler = createHandler(engine, { modelName, chatTemplate, cors, closing, onError });
-    const listener = await host.listen(handler, options).catch((error: Error) => {
+    const listener = await listen(handler, options).catch((error: Error) => {
       throw new InvalidArgumentError('--port', `${options.port} at ${options.host}`, `a port that is free (${error.message})`);
     });
     process.stdout.write(welcome(modelName, `http://${options.host}:${listener.port}`, chatTemplate !== undefined));

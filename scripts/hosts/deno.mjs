@@ -41,11 +41,10 @@ export function generateArguments(programArguments) {
 
 /** What Deno is told to run the server. @param {readonly string[]} programArguments */
 export function serveArguments(programArguments) {
-  // A request's signal then aborts when the client goes away, and not after each answer.
-  return terminalArguments('serve.ts', ['--unstable-no-legacy-abort'], programArguments);
+  return terminalArguments('serve.ts', [], programArguments);
 }
 
-/** @param {string} program @param {readonly string[]} more options @param {readonly string[]} programArguments */
+/** @param {string} program @param {readonly string[]} more permissions @param {readonly string[]} programArguments */
 function terminalArguments(program, more, programArguments) {
   const permissions = ['--allow-read', '--allow-net', '--allow-env', '--allow-sys', ...more];
   const options = ['--no-prompt', '--quiet', ...permissions, '--config', join(root, 'deno.json')];

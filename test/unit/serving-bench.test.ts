@@ -182,9 +182,9 @@ describe('clients', () => {
 
   test('of an engine look at the clock before, and at each piece', async () => {
     const engine = fakeEngine();
-    const trace = await engineClient(engine, { ignoreEos: true }, clock())(request);
+    const trace = await engineClient(engine, { ignoreEos: true, cacheSalt: 'pepper' }, clock())(request);
     expect(trace).toEqual({ promptTokens: 3, outputTokens: 4, start: 10, chunks: [20, 30, 40, 50] });
-    expect(engine.asked[0].options).toEqual({ maxTokens: 4, temperature: 0, ignoreEos: true });
+    expect(engine.asked[0].options).toEqual({ maxTokens: 4, temperature: 0, ignoreEos: true, cacheSalt: 'pepper' });
   });
 
   test('of a server, too; usage is no piece', async () => {
