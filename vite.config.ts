@@ -8,7 +8,14 @@ const root = fileURLToPath(new URL('.', import.meta.url));
 const inRoot = (path: string) => join(root, path);
 
 /** Packages that stay imports in the library, and that the browser gets from Vite as one module each. */
-const external = ['@huggingface/jinja', '@huggingface/tokenizers', '@mlc-ai/web-xgrammar', 'comlink', 'valibot', 'wgsl_reflect/wgsl_reflect.module.js'];
+const external = [
+  '@huggingface/jinja',
+  '@huggingface/tokenizers',
+  '@mlc-ai/web-xgrammar',
+  'comlink',
+  'valibot',
+  'wgsl_reflect/wgsl_reflect.module.js',
+];
 
 const attribute = / with \{ type: 'text' \}/g;
 
@@ -72,7 +79,11 @@ const modes: Record<string, UserConfig> = {
       lib: {
         entry: {
           ...{ index: inRoot('src/index.ts'), engine: inRoot('src/engine/index.ts'), reflect: inRoot('src/reflect/index.ts') },
-          ...{ serve: inRoot('src/serve/index.ts'), constrained: inRoot('src/constrained/index.ts'), worker: inRoot('src/worker/index.ts') },
+          ...{
+            serve: inRoot('src/serve/index.ts'),
+            constrained: inRoot('src/constrained/index.ts'),
+            worker: inRoot('src/worker/index.ts'),
+          },
         },
         formats: ['es'],
       },

@@ -5,10 +5,10 @@ import { benchCompare } from './compare/bench.ts';
 import { benchGenerate } from './generate/bench.ts';
 import { benchLaunch } from './launch/bench.ts';
 import { benchLinear } from './linear/bench.ts';
-import { benchSpeculate } from './speculate/bench.ts';
 import type { BenchHost, BenchOptions, BenchResult } from './report.ts';
 import { benchServing, benchServingAt } from './serving/bench.ts';
 import { benchSoak, benchSoakAt } from './serving/soak.ts';
+import { benchSpeculate } from './speculate/bench.ts';
 import { benchStep } from './step/bench.ts';
 
 /** A bench: it makes what it needs on the device and takes it down again. */

@@ -88,6 +88,8 @@ export function createMetrics(engine: ServingEngine, modelName: string, now = ()
         single('counter', 'num_preemptions_total', 'Requests that lost their blocks and began again.', one(stats.preemptions)),
         single('counter', 'prompt_tokens_total', 'Prompt tokens computed or found.', one(stats.promptTokens)),
         single('counter', 'generation_tokens_total', 'Generated tokens.', one(stats.generatedTokens)),
+        single('counter', 'spec_decode_num_draft_tokens_total', 'Tokens that were guessed.', one(stats.draftedTokens)),
+        single('counter', 'spec_decode_num_accepted_tokens_total', 'Guessed tokens that turned out right.', one(stats.acceptedTokens)),
         single('counter', 'request_success_total', 'Choices that ended, by why.', reasons),
         ...histograms.map(String),
       ].join('');

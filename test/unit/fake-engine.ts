@@ -31,6 +31,7 @@ const tokenizer: Tokenizer = {
   decode: (ids) => ids.map((id) => String.fromCodePoint(id)).join(''),
   stream: () => ({ push: (id) => String.fromCodePoint(id), flush: () => '' }),
   idOf: (token) => token.codePointAt(0),
+  vocabulary: () => ({ tokens: [], spelling: 'raw' }),
 };
 
 export function fakeEngine({ contextLength = 1000, maxWaiting = 100, withTokenizer = true } = {}): FakeEngine {
@@ -129,7 +130,7 @@ export function fakeEngine({ contextLength = 1000, maxWaiting = 100, withTokeniz
     },
     stats: () => ({
       ...{ running, waiting: 1, kvUsage: 0.25, prefixQueries: 40, prefixHits: 16, preemptions: 2 },
-      ...{ promptTokens: 40, generatedTokens: made, steps: 9, hostTime: 1 },
+      ...{ promptTokens: 40, generatedTokens: made, draftedTokens: 7, acceptedTokens: 5, steps: 9, hostTime: 1 },
     }),
   };
 }

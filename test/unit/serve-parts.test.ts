@@ -47,6 +47,8 @@ describe('metrics', () => {
       [`pagewise:prefix_cache_hits_total{${label}}`]: 16,
       [`pagewise:num_preemptions_total{${label}}`]: 2,
       [`pagewise:prompt_tokens_total{${label}}`]: 40,
+      [`pagewise:spec_decode_num_draft_tokens_total{${label}}`]: 7,
+      [`pagewise:spec_decode_num_accepted_tokens_total{${label}}`]: 5,
       [`pagewise:generation_tokens_total{${label}}`]: engine.made(),
       [`pagewise:request_success_total{${label},finished_reason="length"}`]: 3,
       [`pagewise:request_success_total{${label},finished_reason="stop"}`]: 0,
