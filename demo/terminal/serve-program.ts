@@ -3,8 +3,9 @@ import { readFile } from 'node:fs/promises';
 import { basename } from 'node:path';
 import process from 'node:process';
 import { InvalidArgumentError, openGpu } from 'pagewise';
+import { type Constraints, openConstraints } from 'pagewise/constrained';
 import { Engine } from 'pagewise/engine';
-import { createHandler, readChatTemplate } from 'pagewise/serve';
+import { createHandler, type HandlerOptions, readChatTemplate } from 'pagewise/serve';
 import { loadingText } from '../shared/loading.ts';
 import { modelFiles, typedPath } from './folder.ts';
 import { type Listener, listen } from './listen.ts';
@@ -65,7 +66,15 @@ async function serve(options: ServeProgramOptions, host: ServeHost, closing: Abo
     const modelName = options.name ?? (options.model === undefined ? defaultName : nameOf(options.model));
     const cors = options.cors?.includes('*') ? '*' : options.cors;
     const onError = (error: unknown) => say(describeFailure(error));
-    const handler = createHandler(engine, { modelName, chatTemplate, cors, closing, onError });
+    // Loaded by the first request that asks for it: it is a few megabytes of WebAssembly.
+    let opened: Promise<Constraints> | undefined;
+    const constraints: HandlerOptions['constraints'] = {
+      async jsonSchema(...asked) {
+        opened ??= openConstraints(engine);
+        return (await opened).jsonSchema(...asked);
+      },
+    };
+    const handler = createHandler(engine, { modelName, chatTemplate, constraints, cors, closing, onError });
     const listener = await listen(handler, options).catch((error: Error) => {
       throw new InvalidArgumentError('--port', `${options.port} at ${options.host}`, `a port that is free (${error.message})`);
     });

@@ -4,6 +4,7 @@ import { encodeConversation } from './conversation.ts';
 import { ApiError } from './errors.ts';
 import { eventResponse } from './events.ts';
 import { chatLogprobs } from './logprobs.ts';
+import { constraintOf } from './response-format.ts';
 import { countUsage, type RunningRequest, startRequest, usageOf } from './running.ts';
 import { generateOptions } from './sampling.ts';
 import { type ChatBody, readChatBody } from './schema.ts';
@@ -20,7 +21,8 @@ export async function createChatCompletion(context: ServerContext, json: unknown
   const ids = promptIds(context, body);
   const sampling = generateOptions({ ...body, max_tokens: body.max_completion_tokens ?? body.max_tokens });
   const options = body.logprobs ? { ...sampling, logprobs: body.top_logprobs ?? 0 } : sampling;
-  const request = startRequest(context.engine, context.metrics, [ids], options, signal);
+  const constraint = await constraintOf(body.response_format, context.constraints);
+  const request = startRequest(context.engine, context.metrics, [ids], options, signal, constraint);
   const head = { id: `chatcmpl-${crypto.randomUUID()}`, created: Math.floor(Date.now() / 1000), model: context.modelName };
   if (body.stream) return eventResponse(events(context, body, request, head), request.abort, context.onError);
   return Response.json(await whole(context, body, request, head));

@@ -1,6 +1,7 @@
 /** `POST /v1/completions`. */
 import { eventResponse } from './events.ts';
 import { completionLogprobs } from './logprobs.ts';
+import { constraintOf } from './response-format.ts';
 import { type ChoiceChunk, countUsage, type RunningRequest, startRequest, usageOf } from './running.ts';
 import { generateOptions } from './sampling.ts';
 import { type CompletionBody, promptsOf, readCompletionBody } from './schema.ts';
@@ -14,7 +15,8 @@ export async function createCompletion(context: ServerContext, json: unknown, si
   context.checkModel(body.model);
   const prompts = promptsOf(body);
   const options = { maxTokens: defaultMaxTokens, ...generateOptions(body), ...(body.logprobs == null ? {} : { logprobs: body.logprobs }) };
-  const request = startRequest(context.engine, context.metrics, prompts, options, signal);
+  const constraint = await constraintOf(body.response_format, context.constraints);
+  const request = startRequest(context.engine, context.metrics, prompts, options, signal, constraint);
   const answer = new CompletionAnswer(context, body, request, prompts);
   return body.stream ? eventResponse(answer.events(), request.abort, context.onError) : Response.json(await answer.whole());
 }

@@ -1,6 +1,7 @@
 /** Errors as OpenAI's API tells them. */
 import {
   ChatTemplateError,
+  ConstraintError,
   ContextLengthError,
   DeviceLostError,
   EngineBusyError,
@@ -53,6 +54,8 @@ export function toApiError(error: unknown, promptParam: string): ApiError {
     const message = param === undefined ? error.message : error.message.replace(/^\w+/, param);
     return new ApiError(400, { message, param: param ?? promptParam, code: 'invalid_value' });
   }
+  if (error instanceof ConstraintError)
+    return new ApiError(400, { message: error.message, param: 'response_format', code: 'invalid_schema' });
   if (error instanceof ModelFileError) return new ApiError(400, { message: error.message, param: promptParam, code: 'no_tokenizer' });
   if (error instanceof DeviceLostError) return new ApiError(500, { message: error.message, code: 'device_lost' });
   return new ApiError(500, { message: 'The server failed to answer. Its log says why.', code: 'internal_error' });

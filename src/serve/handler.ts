@@ -16,10 +16,10 @@ const defaultMaxBodyBytes = 4 * 2 ** 20;
  * A request ends, and its blocks are free, when `request.signal` aborts or the body of the answer is cancelled. The engine stays the caller's.
  */
 export function createHandler(engine: ServingEngine, options: HandlerOptions): Handler {
-  const { modelName, chatTemplate, cors = [], maxBodyBytes = defaultMaxBodyBytes, basePath = '', closing, onError } = options;
+  const { modelName, chatTemplate, constraints, cors = [], maxBodyBytes = defaultMaxBodyBytes, basePath = '', closing, onError } = options;
   const metrics = createMetrics(engine, modelName);
   const context: ServerContext = {
-    ...{ engine, metrics, modelName, chatTemplate },
+    ...{ engine, metrics, modelName, chatTemplate, constraints },
     checkModel: modelChecker(modelName),
     onError: (error) => {
       if (toApiError(error, 'prompt').status >= 500) onError?.(error);

@@ -1,3 +1,4 @@
+import type { Constraint } from '../constrained/index.ts';
 import type { GenerateOptions, Generation, GenerationChunk, GenerationResult } from '../engine/index.ts';
 import type { Metrics } from './metrics.ts';
 import type { ServingEngine } from './types.ts';
@@ -19,7 +20,7 @@ export interface RunningRequest {
 }
 
 /**
- * Starts a generation for each prompt. They end when `signal` aborts.
+ * Starts a generation for each prompt. They end when `signal` aborts; `constraint` is destroyed when all have ended.
  *
  * @throws what `ServingEngine.generate` throws; nothing runs then.
  */
@@ -29,14 +30,18 @@ export function startRequest(
   prompts: readonly (string | readonly number[])[],
   options: GenerateOptions,
   signal: AbortSignal,
+  constraint?: Constraint,
 ): RunningRequest {
   const generations: Generation[] = [];
   const abort = () => generations.forEach((one) => void one.abort());
+  const all = { ...options, signal, ...(constraint && { allowedTokens: constraint.allowedTokens }) };
   try {
-    for (const prompt of prompts) generations.push(engine.generate(prompt, { ...options, signal }));
+    for (const prompt of prompts) generations.push(engine.generate(prompt, all));
   } catch (error) {
     abort();
     throw error;
+  } finally {
+    if (constraint) void Promise.allSettled(generations.map((one) => one.result)).then(() => constraint.destroy());
   }
   for (const one of generations) metrics.watch(one);
   const samples = options.n ?? 1;

@@ -33,6 +33,19 @@ const common = {
   priority: v.nullish(v.pipe(v.number(), v.safeInteger())),
   cache_salt: v.nullish(text),
   return_token_ids: v.nullish(v.boolean()),
+  response_format: v.nullish(
+    v.variant('type', [
+      v.strictObject({ type: v.literal('text') }),
+      v.strictObject({ type: v.literal('json_object') }),
+      v.strictObject({
+        type: v.literal('json_schema'),
+        json_schema: v.strictObject({
+          ...{ name: v.nullish(v.string()), description: v.nullish(v.string()), strict: v.nullish(v.boolean()) },
+          schema: v.record(v.string(), v.unknown()),
+        }),
+      }),
+    ]),
+  ),
 };
 
 const tokens = v.pipe(v.array(index), v.minLength(1));
@@ -74,12 +87,10 @@ export type ChatBody = v.InferOutput<typeof chatSchema>;
 const ignored = new Set(['user', 'metadata', 'store', 'service_tier', 'safety_identifier', 'prompt_cache_key', 'prompt_cache_retention']);
 
 const isEmpty = (value: unknown): boolean => Array.isArray(value) && value.length === 0;
-const isFormatOfText = (value: unknown): boolean => (value as { readonly type?: unknown })?.type === 'text';
 
 /** Fields that would change the answer and are not implemented: allowed only where they ask for what happens anyway. */
 const unsupported: Readonly<Record<string, (value: unknown) => boolean>> = {
   suffix: (value) => value === '',
-  response_format: isFormatOfText,
   tools: isEmpty,
   tool_choice: (value) => value === 'none' || value === 'auto',
   functions: isEmpty,

@@ -1,7 +1,7 @@
 import type { ChatTemplate } from './chat-template.ts';
 import { ApiError } from './errors.ts';
 import type { Metrics } from './metrics.ts';
-import type { ServingEngine } from './types.ts';
+import type { HandlerOptions, ServingEngine } from './types.ts';
 
 /** What the answers of one handler share. */
 export interface ServerContext {
@@ -9,6 +9,7 @@ export interface ServerContext {
   readonly metrics: Metrics;
   readonly modelName: string;
   readonly chatTemplate: ChatTemplate | undefined;
+  readonly constraints: HandlerOptions['constraints'];
   /** @throws {ApiError} 404 for a model that is not served. */
   checkModel(name: string | null | undefined): void;
   onError(error: unknown): void;

@@ -1,3 +1,4 @@
+import type { Constraints } from '../constrained/index.ts';
 import type { Engine, Generation } from '../engine/index.ts';
 import type { ChatTemplate } from './chat-template.ts';
 
@@ -12,6 +13,8 @@ export interface HandlerOptions {
   readonly modelName: string;
   /** Makes a prompt of a conversation; without it `/v1/chat/completions` is refused. `readChatTemplate` finds the model's own. */
   readonly chatTemplate?: ChatTemplate;
+  /** Holds answers to a JSON schema (`response_format`): `openConstraints` of `pagewise/constrained`. Without it such requests are refused. */
+  readonly constraints?: Pick<Constraints, 'jsonSchema'>;
   /** Origins whose pages may ask, `*` for all; default: none but the server's own. */
   readonly cors?: '*' | readonly string[];
   /** Most bytes of a request; default 4 MiB. */

@@ -118,6 +118,21 @@ describe('the server', { timeout: limit }, () => {
     expect(await metricOf(server.url, 'prefix_cache_hits_total')).toBeGreaterThanOrEqual(32);
   });
 
+  test('holds an answer to a schema', async () => {
+    const schema = {
+      type: 'object',
+      properties: { animal: { enum: ['dog', 'cat'] }, legs: { type: 'integer', minimum: 1, maximum: 4 } },
+      required: ['animal', 'legs'],
+    };
+    const messages = [{ role: 'user' as const, content: golden.text }];
+    const format = { type: 'json_schema' as const, json_schema: { name: 'animal', strict: true, schema } };
+    const { choices } = await client.chat.completions.create({ ...greedy, messages, response_format: format });
+    const answer = JSON.parse(choices[0].message.content ?? '');
+    expect(Object.keys(answer)).toEqual(['animal', 'legs']);
+    expect([['dog', 'cat'].includes(answer.animal), answer.legs >= 1 && answer.legs <= 4]).toEqual([true, true]);
+    expect(choices[0].finish_reason).toBe('stop');
+  });
+
   test("gives OpenAI's errors", async () => {
     const failure = (work: Promise<unknown>) =>
       work.then(() => undefined).catch((error: unknown) => error as InstanceType<typeof OpenAI.APIError>);

@@ -1,4 +1,4 @@
-import { DeviceLostError } from 'pagewise';
+import { ConstraintError, DeviceLostError } from 'pagewise';
 import { createChatTemplate, createHandler, type HandlerOptions } from 'pagewise/serve';
 import { describe, expect, test, vi } from 'vitest';
 import { type FakeEngine, fakeEngine } from './fake-engine.ts';
@@ -191,6 +191,51 @@ test('every sampling field reaches the engine under its own name', async () => {
   expect(engine.asked[2].options).toEqual({ signal: expect.anything(), logprobs: 0 });
 });
 
+describe('answers in JSON', () => {
+  const schema = { type: 'object', properties: { name: { type: 'string' } } };
+  const messages = [{ role: 'user', content: 'a' }];
+
+  function constrained() {
+    const allowedTokens = () => Uint32Array.of(7);
+    const destroy = vi.fn();
+    const jsonSchema = vi.fn(async () => ({ allowedTokens, destroy }));
+    return { allowedTokens, destroy, jsonSchema, ...serve(fakeEngine({ maxWaiting: 2 }), { constraints: { jsonSchema } }) };
+  }
+
+  test.each([
+    [{ type: 'json_object' }, [{ type: 'object' }, { strict: false }]],
+    [{ type: 'json_schema', json_schema: { name: 'x', schema } }, [schema, { strict: false }]],
+    [{ type: 'json_schema', json_schema: { schema, strict: true } }, [schema, { strict: true }]],
+  ])('%j is held by a constraint for as long as it runs', async (format, asked) => {
+    const { post, engine, jsonSchema, allowedTokens, destroy } = constrained();
+    const response = await post('/v1/chat/completions', { messages, n: 2, max_tokens: 3, stream: true, response_format: format });
+    expect(jsonSchema.mock.calls).toEqual([asked]);
+    expect(engine.asked[0].options.allowedTokens).toBe(allowedTokens);
+    expect(destroy).not.toHaveBeenCalled();
+    await response.text();
+    expect(destroy).toHaveBeenCalledTimes(1);
+  });
+
+  test('frees its constraint also when nothing could start, and asks for none where text is enough', async () => {
+    const { post, destroy, jsonSchema } = constrained();
+    const body = { prompt: ['a', 'b', 'c'], response_format: { type: 'json_object' } };
+    expect((await post('/v1/completions', body)).status).toBe(503);
+    await vi.waitFor(() => expect(destroy).toHaveBeenCalledTimes(1));
+    await post('/v1/completions', { prompt: 'a', response_format: { type: 'text' } });
+    expect(jsonSchema).toHaveBeenCalledTimes(1);
+  });
+
+  test('a schema that cannot be is refused', async () => {
+    const jsonSchema = () => Promise.reject(new ConstraintError('schema', 'no such type'));
+    const { post } = serve(fakeEngine(), { constraints: { jsonSchema } });
+    const response = await post('/v1/chat/completions', {
+      messages,
+      response_format: { type: 'json_schema', json_schema: { schema: {} } },
+    });
+    expect([response.status, (await response.json()).error]).toMatchObject([400, { param: 'response_format', code: 'invalid_schema' }]);
+  });
+});
+
 describe('what is refused', () => {
   const prompt = 'a';
   test.each([
@@ -211,6 +256,8 @@ describe('what is refused', () => {
     [{ prompt, best_of: 3 }, 'best_of', 'unsupported_parameter'],
     [{ prompt, echo: true, logprobs: 1 }, 'echo', 'unsupported_parameter'],
     [{ prompt, response_format: { type: 'json_object' } }, 'response_format', 'unsupported_parameter'],
+    [{ prompt, response_format: { type: 'xml' } }, 'response_format.type', 'invalid_value'],
+    [{ prompt, response_format: { type: 'json_schema' } }, 'response_format.json_schema', 'missing_parameter'],
     [{ prompt, stop_token_ids: [999] }, 'stop_token_ids', 'invalid_value'],
     [{ prompt: [] }, 'prompt', 'invalid_value'],
     [{ prompt: ['a', 3] }, 'prompt', 'invalid_value'],
