@@ -73,7 +73,7 @@ describe('the serving bench', { timeout: limit }, () => {
       'synthetic:tiny',
       '--launch-cache',
       'both',
-      '--max-concurrency',
+      '--rounds',
       '2',
     );
     expect(output.match(/Serving Benchmark Result/g)).toHaveLength(2);
