@@ -8,7 +8,14 @@ const root = fileURLToPath(new URL('.', import.meta.url));
 const inRoot = (path: string) => join(root, path);
 
 /** Packages that stay imports in the library, and that the browser gets from Vite as one module each. */
-const external = ['@huggingface/tokenizers', 'wgsl_reflect/wgsl_reflect.module.js', '@mlc-ai/web-xgrammar', 'comlink'];
+const external = [
+  '@huggingface/jinja',
+  '@huggingface/tokenizers',
+  '@mlc-ai/web-xgrammar',
+  'comlink',
+  'valibot',
+  'wgsl_reflect/wgsl_reflect.module.js',
+];
 
 const attribute = / with \{ type: 'text' \}/g;
 
@@ -61,7 +68,7 @@ function nodeBuild(name: string, entry: string): BuildOptions {
 
 /** What each mode adds; `library` is the default of `vite build`. */
 const modes: Record<string, UserConfig> = {
-  /** The package: five entries, what they share in a chunk. */
+  /** The package: six entries, what they share in a chunk. */
   library: {
     build: {
       outDir: inRoot('dist'),
@@ -72,7 +79,11 @@ const modes: Record<string, UserConfig> = {
       lib: {
         entry: {
           ...{ index: inRoot('src/index.ts'), engine: inRoot('src/engine/index.ts'), reflect: inRoot('src/reflect/index.ts') },
-          ...{ constrained: inRoot('src/constrained/index.ts'), worker: inRoot('src/worker/index.ts') },
+          ...{
+            serve: inRoot('src/serve/index.ts'),
+            constrained: inRoot('src/constrained/index.ts'),
+            worker: inRoot('src/worker/index.ts'),
+          },
         },
         formats: ['es'],
       },
@@ -84,8 +95,15 @@ const modes: Record<string, UserConfig> = {
     root: inRoot('demo/page'),
     base: './',
     plugins: [serveFolder('/model', inRoot('demo/model'))],
-    build: { outDir: inRoot('dist/demo'), emptyOutDir: true, target: 'es2022' },
-    optimizeDeps: { noDiscovery: true, include: ['@huggingface/tokenizers', 'comlink'] },
+    build: {
+      ...{ outDir: inRoot('dist/demo'), emptyOutDir: true, target: 'es2022', modulePreload: { polyfill: false } },
+      rolldownOptions: {
+        input: ['index.html', 'server.html', 'service-worker.ts'].map((name) => inRoot(`demo/page/${name}`)),
+        // A service worker answers what is below its file, so that this one is beside the pages and keeps its name.
+        output: { entryFileNames: ({ name }) => (name === 'service-worker' ? '[name].js' : 'assets/[name]-[hash].js') },
+      },
+    },
+    optimizeDeps: { noDiscovery: true, include: ['@huggingface/jinja', '@huggingface/tokenizers', 'comlink', 'openai', 'valibot'] },
   },
   /** The GPU specs in a browser; nothing reloads the page while they run. */
   specs: {
@@ -118,6 +136,7 @@ const modes: Record<string, UserConfig> = {
   /** The GPU specs, the terminal program and the benches, for Node: bundled, since Node 20 reads neither TypeScript nor WGSL. */
   'specs-node': { build: nodeBuild('specs-node', 'test/harness/node.ts') },
   'generate-node': { build: nodeBuild('generate-node', 'demo/terminal/generate-node.ts') },
+  'serve-node': { build: nodeBuild('serve-node', 'demo/terminal/serve-node.ts') },
   'tune-node': { build: nodeBuild('tune-node', 'demo/terminal/tune-node.ts') },
   'eval-node': { build: nodeBuild('eval-node', 'demo/eval/eval-node.ts') },
   'bench-node': { build: nodeBuild('bench-node', 'bench/node.ts') },
@@ -136,6 +155,7 @@ export default defineConfig(({ mode }) => {
         { find: /^pagewise\/reflect$/, replacement: inRoot('src/reflect/index.ts') },
         { find: /^pagewise\/constrained$/, replacement: inRoot('src/constrained/index.ts') },
         { find: /^pagewise\/worker$/, replacement: inRoot('src/worker/index.ts') },
+        { find: /^pagewise\/serve$/, replacement: inRoot('src/serve/index.ts') },
         { find: /^pagewise$/, replacement: inRoot('src/index.ts') },
       ],
     },

@@ -1,4 +1,8 @@
 /** What a bench measures and says: the same on every host. */
+import type { ModelFiles } from 'pagewise/engine';
+import type { Handler } from 'pagewise/serve';
+import type { Address, Listener } from '../demo/terminal/listen.ts';
+import type { ServingOptions } from '../scripts/serving-options.mjs';
 
 /** A distribution of samples under a name. */
 export interface BenchRow {
@@ -31,6 +35,14 @@ export interface BenchReport {
   readonly rows: readonly BenchRow[];
 }
 
+/** What a bench gives. */
+export interface BenchResult {
+  readonly rows: readonly BenchRow[];
+  readonly notes: readonly string[];
+  /** To print in place of the table of rows. */
+  readonly lines?: readonly string[];
+}
+
 /** What a host gives a bench. */
 export interface BenchHost {
   readonly name: 'chromium' | 'deno' | 'node';
@@ -39,10 +51,18 @@ export interface BenchHost {
   readonly commit: string;
   /** How the host was started, where that matters. */
   readonly notes: readonly string[];
-  /** A file of the repository. */
+  /** A file of the repository; of the machine, where the path is absolute. */
   readFile(path: string): Promise<Uint8Array<ArrayBuffer>>;
   /** The part of the comparison that runs onnxruntime-web, where the host can. */
   readonly onnxruntime?: () => Promise<typeof import('./compare/onnxruntime.ts')>;
+  /** The files of a model in a folder, where the host has folders. */
+  modelFiles?(folder: string): ModelFiles;
+  /** Shows how far something has come, where somebody looks on; without a fraction it has ended. */
+  progress?(fraction: number | undefined, what?: string, amount?: string): void;
+  /** Opens a port, where the host can. */
+  listen?(handler: Handler, address: Address): Promise<Listener>;
+  /** Bytes of the host's heap, its garbage collected, where the host tells. */
+  heapUsed?(): number;
   /** Prints a line. */
   print(line: string): void;
 }
@@ -55,6 +75,8 @@ export interface BenchOptions {
   readonly quick?: boolean;
   /** Only the parts of a bench whose name contains this, where it has parts. */
   readonly filter?: string;
+  /** Of the benches that serve. */
+  readonly serving?: ServingOptions;
 }
 
 /** A row from samples, of which there is at least one. */

@@ -1,8 +1,12 @@
 import type { BenchReport, BenchRow } from './report.ts';
 
-/** A report as lines to print. */
-export function describeReport({ bench, host, runtime, adapter, version, commit, notes, rows }: BenchReport): string[] {
+/** A report as lines to print. @param instead of the table of its rows */
+export function describeReport(
+  { bench, host, runtime, adapter, version, commit, notes, rows }: BenchReport,
+  instead?: readonly string[],
+): string[] {
   const lines = [`${bench}: ${runtime} (${host}) on ${adapter}; Pagewise ${version}, commit ${commit}`, ...notes, ''];
+  if (instead) return [...lines, ...instead];
   const names = [...new Set(rows.flatMap(({ params }) => Object.keys(params)))];
   const head = ['', ...names, 'median', 'p10', 'p90', 'unit', 'samples'];
   const cells = rows.map((row) => [row.name, ...names.map((name) => String(row.params[name] ?? '')), ...figures(row)]);

@@ -10,8 +10,9 @@ import { denoEnvironment, denoPath } from './hosts/deno.mjs';
 import { driverSources, findDriver } from './hosts/drivers.mjs';
 import { root } from './hosts/folders.mjs';
 import { exitOnSignals, runInForeground } from './hosts/processes.mjs';
+import { readServingOptions, servingArguments, servingHelp, servingOptions } from './serving-options.mjs';
 
-const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|generate|step|speculate [options]
+const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|generate|step|speculate|serving|soak [options]
 
   launch    what a launch costs the host, by every way to make one
   attention what attention costs the GPU, and its share of what the memory or the arithmetic allows
@@ -22,6 +23,8 @@ const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|gener
   generate  tokens per second and host time with the launch cache on and off
   step      host time of a decode step and what it writes, against batch and context
   speculate tokens per second with prompt lookup and without
+  serving   throughput, time to first token and time between tokens of many requests, as vLLM's benchmark_serving
+  soak      many streams for minutes: fails when anything is lost, doubled or out of order, or grows, or blocks are not given back
 
   --host deno|chromium|node  where to run (default deno; node is Dawn from npm)
   --rounds N                 how often everything is measured; medians of fewer than 5 are not to be quoted
@@ -29,7 +32,9 @@ const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|gener
   --filter TEXT              only the parts whose name contains TEXT (attention, linear, compare)
   --json FILE                write the rows
   --driver SOURCE            ${driverSources.join(', ')} (for deno and node, on Linux)
-  --page FOLDER              the page as "npm run bench:page" built it (for chromium), where Vite is not installed`;
+  --page FOLDER              the page as "npm run bench:page" built it (for chromium), where Vite is not installed
+
+${servingHelp}`;
 
 /**
  * @typedef {object} Request
@@ -39,20 +44,32 @@ const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|gener
  * @property {string} [json] a path
  * @property {string} [driver]
  * @property {string} [page] a folder
+ * @property {readonly string[]} more arguments, as they were given
  */
 
 /** @type {Record<string, (request: Request) => Promise<number>>} each gives the exit code */
 const hosts = {
   async deno(request) {
     const driver = await findDriver({ only: request.driver });
-    const args = ['run', '--allow-all', '--no-prompt', '--quiet', '--config', join(root, 'deno.json'), join(root, 'bench/deno.ts')];
+    const flags = request.bench === 'soak' ? ['--v8-flags=--expose-gc'] : [];
+    const args = [
+      'run',
+      '--allow-all',
+      '--no-prompt',
+      '--quiet',
+      ...flags,
+      '--config',
+      join(root, 'deno.json'),
+      join(root, 'bench/deno.ts'),
+    ];
     return runInForeground(await denoPath(), [...args, ...argumentsOf(request)], { ...denoEnvironment, ...environmentOf(driver) });
   },
 
   async node(request) {
     const driver = await findDriver({ only: request.driver, works: dawnFindsAdapter });
     const program = await buildForNode('bench-node', 'node.js');
-    return runInForeground(process.execPath, ['--enable-source-maps', program, ...argumentsOf(request)], environmentOf(driver));
+    const flags = ['--enable-source-maps', ...(request.bench === 'soak' ? ['--expose-gc'] : [])];
+    return runInForeground(process.execPath, [...flags, program, ...argumentsOf(request)], environmentOf(driver));
   },
 
   async chromium({ bench, options, commit, json, page: built }) {
@@ -109,19 +126,23 @@ async function main() {
       json: { type: 'string' },
       driver: { type: 'string' },
       page: { type: 'string' },
+      ...servingOptions,
       help: { type: 'boolean', short: 'h' },
     },
   });
-  if (values.help || positionals.length !== 1) {
+  if (values.help || positionals.length < 1) {
     console.log(help);
     return values.help ? 0 : 1;
   }
   if (!Object.hasOwn(hosts, values.host))
     throw new Error(`There is no host "${values.host}". There are: ${Object.keys(hosts).join(', ')}.`);
   const rounds = values.rounds === undefined ? undefined : Number(values.rounds);
+  const dataset = values.dataset === undefined ? undefined : resolve(values.dataset);
+  const words = positionals.slice(1);
   return hosts[values.host]({
     bench: positionals[0],
-    options: { rounds, quick: values.quick, filter: values.filter },
+    options: { rounds, quick: values.quick, filter: values.filter, serving: readServingOptions({ ...values, dataset }, words) },
+    more: [...words, ...servingArguments({ ...values, dataset })],
     commit: currentCommit(),
     json: values.json === undefined ? undefined : resolve(values.json),
     driver: values.driver,
@@ -130,10 +151,10 @@ async function main() {
 }
 
 /** As the programs of Deno and Node take it. @param {Request} request */
-function argumentsOf({ bench, options: { rounds, quick, filter }, commit, json }) {
+function argumentsOf({ bench, options: { rounds, quick, filter }, commit, json, more }) {
   const options = { rounds, filter, json, commit };
   const given = Object.entries(options).flatMap(([name, value]) => (value === undefined ? [] : [`--${name}`, String(value)]));
-  return [bench, ...given, ...(quick ? ['--quick'] : [])];
+  return [bench, ...given, ...(quick ? ['--quick'] : []), ...more];
 }
 
 /** @param {import('./hosts/drivers.mjs').Driver} driver */

@@ -17,7 +17,8 @@ const types = watchProcess(process.execPath, ['node_modules/typescript/bin/tsc',
 if ((await types.done) !== 0) throw new Error('The types do not compile.');
 
 // The built files must load where there is no WebGPU, for servers that render pages.
-for (const name of ['index', 'engine', 'reflect', 'constrained', 'worker']) await import(pathToFileURL(join(root, `dist/${name}.js`)).href);
+for (const name of ['index', 'engine', 'reflect', 'constrained', 'worker', 'serve'])
+  await import(pathToFileURL(join(root, `dist/${name}.js`)).href);
 
 await build({ configFile, mode: 'demo', logLevel: 'warn' });
 await cp(join(root, 'demo/model'), join(root, 'dist/demo/model'), { recursive: true });

@@ -35,7 +35,7 @@ const steps = [
   { name: 'lint', minutes: 2, runs: [['node_modules/@biomejs/biome/bin/biome', 'ci', '--colors=off', '.']] },
   { name: 'build', minutes: 2, runs: [['scripts/build.mjs']] },
   vitestStep('unit', 'test/unit'),
-  vitestStep('terminal', 'test/terminal'),
+  vitestStep('terminal', 'test/terminal', 10),
   { name: 'deno', minutes: 15, runs: [['scripts/test-gpu.mjs', '--host', 'deno']] },
   { name: 'chromium', minutes: 15, runs: [['scripts/test-gpu.mjs', '--host', 'chromium']] },
   { name: 'page', minutes: 10, runs: [['scripts/test-page.mjs']] },
@@ -48,11 +48,11 @@ if (values.help) {
   process.exitCode = await main(values.only?.split(','));
 }
 
-/** The tests of one folder. @param {string} name @param {string} folder @returns {Step} */
-function vitestStep(name, folder) {
+/** The tests of one folder. @param {string} name @param {string} folder @param {number} [minutes] @returns {Step} */
+function vitestStep(name, folder, minutes = 5) {
   const report = join(cache, `${name}.json`);
   const reporters = ['--reporter=default', '--reporter=json', `--outputFile.json=${report}`];
-  return { name, minutes: 5, runs: [['node_modules/vitest/vitest.mjs', 'run', '--dir', folder, ...reporters]], report };
+  return { name, minutes, runs: [['node_modules/vitest/vitest.mjs', 'run', '--dir', folder, ...reporters]], report };
 }
 
 /** @param {readonly string[]} [only] */

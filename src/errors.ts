@@ -195,6 +195,14 @@ export class EngineDestroyedError extends PagewiseError {
   }
 }
 
+/** A chat template does not parse, or refuses the messages that it was given. */
+export class ChatTemplateError extends PagewiseError {
+  override readonly name = 'ChatTemplateError';
+  constructor(problem: string, options?: ErrorOptions) {
+    super(`The chat template ${problem}`, options);
+  }
+}
+
 /** A sequence or prompt would not fit into the model's context. */
 export class ContextLengthError extends PagewiseError {
   override readonly name = 'ContextLengthError';

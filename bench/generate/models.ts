@@ -70,7 +70,7 @@ export function syntheticModel(gpu: Gpu, shipped: ModelConfig, sizes: Partial<Mo
 }
 
 /** Numbers within 1/32 of zero, in the bits of f16: a sign, an exponent of 2^-7 to 2^-6 and ten bits at random. */
-function halfNoise(count: number): Uint16Array<ArrayBuffer> {
+export function halfNoise(count: number): Uint16Array<ArrayBuffer> {
   const values = new Uint16Array(count);
   let state = 1;
   for (let i = 0; i < count; i++) {

@@ -29,6 +29,8 @@ export const numberRules = {
   seed: { expected: `an integer from 0 to ${largestSeed}`, integer: true, min: 0, max: largestSeed },
   blockSize: { expected: 'a positive multiple of 8', integer: true, min: 8, max: anyCount, multipleOf: 8 },
   speculate: { expected: 'an integer from 1 to 15', integer: true, min: 1, max: 15 },
+  port: { expected: 'a port from 0 (any free one) to 65535', integer: true, min: 0, max: 65_535 },
+  count: { expected: 'an integer of at least 1', integer: true, min: 1, max: anyCount },
   runAhead: { expected: 'an integer from 1 to 32', integer: true, min: 1, max: 32 },
 } satisfies Record<string, NumberRule>;
 

@@ -25,8 +25,8 @@ export async function runToExit(main: (signal: AbortSignal) => Promise<void>): P
   process.exit(code);
 }
 
-/** One line; with PAGEWISE_DEBUG set, also where it came from. */
-function describeFailure(error: unknown): string {
+/** What a program says at its end of an error. One line; with PAGEWISE_DEBUG set, also where it came from. */
+export function describeFailure(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   const firstLine = message.split('\n', 1)[0];
   if (process.env.PAGEWISE_DEBUG) return `pagewise: ${error instanceof Error ? (error.stack ?? message) : message}`;

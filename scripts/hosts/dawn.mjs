@@ -5,7 +5,7 @@ import { watchProcess } from './processes.mjs';
 /**
  * Bundles a program for Node, which reads neither TypeScript nor WGSL before version 24.
  *
- * @param {'specs-node' | 'generate-node' | 'tune-node' | 'eval-node' | 'bench-node'} mode a mode of vite.config.ts
+ * @param {'specs-node' | 'generate-node' | 'serve-node' | 'tune-node' | 'eval-node' | 'bench-node'} mode a mode of vite.config.ts
  * @param {string} file the entry's name in the bundle
  * @returns {Promise<string>} the program's path
  */

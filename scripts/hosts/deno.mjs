@@ -36,15 +36,19 @@ export const denoEnvironment = { DENO_DIR: join(cache, 'deno'), DENO_NO_UPDATE_C
 /** What Deno is told to run the terminal program, which may write where it is asked for a file. @param {readonly string[]} programArguments */
 export function generateArguments(programArguments) {
   const writes = programArguments.some((one) => one === '--trace' || one.startsWith('--trace='));
-  return [
-    'run',
-    '--no-prompt',
-    '--quiet',
-    ...['--allow-read', '--allow-net', '--allow-env', '--allow-sys', ...(writes ? ['--allow-write'] : [])],
-    ...['--config', join(root, 'deno.json')],
-    join(root, 'demo/terminal/generate.ts'),
-    ...programArguments,
-  ];
+  return terminalArguments('generate.ts', writes ? ['--allow-write'] : [], programArguments);
+}
+
+/** What Deno is told to run the server. @param {readonly string[]} programArguments */
+export function serveArguments(programArguments) {
+  return terminalArguments('serve.ts', [], programArguments);
+}
+
+/** @param {string} program @param {readonly string[]} more permissions @param {readonly string[]} programArguments */
+function terminalArguments(program, more, programArguments) {
+  const permissions = ['--allow-read', '--allow-net', '--allow-env', '--allow-sys', ...more];
+  const options = ['--no-prompt', '--quiet', ...permissions, '--config', join(root, 'deno.json')];
+  return ['run', ...options, join(root, 'demo/terminal', program), ...programArguments];
 }
 
 /** Whether Deno, in this environment, finds an adapter. @param {Record<string, string>} env */

@@ -32,6 +32,8 @@ export interface Vocabulary {
 export interface Tokenizer {
   /** Put in front of prompts; undefined when the model has none. */
   readonly bosTokenId: number | undefined;
+  /** Texts of special tokens, as the vocabulary spells them. */
+  readonly specialTokens: readonly string[];
   /**
    * Token ids of a text. End tokens are never added. A lone surrogate counts as U+FFFD.
    *
@@ -101,6 +103,7 @@ export function createTokenizer(tokenizerJson: unknown, tokenizerConfig: unknown
 
   return {
     bosTokenId: bos,
+    specialTokens: special.contents,
     encode(text, { addBos = addBosByDefault, parseSpecial = false } = {}) {
       if (addBos && bos === undefined) throw new InvalidArgumentError('addBos', addBos, 'false: this tokenizer has no begin token');
       const ids = parseSpecial ? core.encode(text, { add_special_tokens: false }).ids : encodeText(text);

@@ -44,6 +44,15 @@ test('constrained: JSON by a schema, from a model that knows none', { timeout },
   for (const line of shown.trim().split('\n')) expect(example).toContain(line);
 });
 
+test('serve: the page shows its lines, and what it prints', { timeout }, async () => {
+  const page = await readFile('docs/serving.md', 'utf8');
+  const shown = /```ts\n([\s\S]*?)```/.exec(page)?.[1].trimEnd().split('\n') ?? [];
+  expect(shown.length).toBeGreaterThan(5);
+  const example = await readFile('examples/serve.ts', 'utf8');
+  for (const line of shown) expect(example).toContain(line);
+  expect(await runExample('serve')).toBe(/prints:\n\n```\n([\s\S]*?)```/.exec(page)?.[1]);
+});
+
 test.each(['README.md', 'docs/launch-cache.md'])('%s shows lines of the example', async (file) => {
   const example = await readFile('examples/reflect.ts', 'utf8');
   const shown = /```ts\n(const cache = new LaunchCache\(gpu\);\nconst drift = [\s\S]*?)```/.exec(await readFile(file, 'utf8'))?.[1] ?? '';

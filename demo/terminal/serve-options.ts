@@ -1,0 +1,78 @@
+/** The command line of `npm run serve`. */
+import { Command, CommanderError } from 'commander';
+import { type KvDtype, kvDtypes } from 'pagewise';
+import { numberRules } from '../shared/numbers.ts';
+import { choiceOption, numberOption, UsageError } from './options.ts';
+
+/** What was asked for; undefined: the engine's default. */
+export interface ServeProgramOptions {
+  readonly port: number;
+  readonly host: string;
+  /** A folder as typed, or an http(s) URL; undefined: the model that comes with Pagewise. */
+  readonly model: string | undefined;
+  /** The model's name in the API; undefined: that of its folder. */
+  readonly name: string | undefined;
+  /** A file of Jinja text, as typed. */
+  readonly chatTemplate: string | undefined;
+  readonly cors: readonly string[] | undefined;
+  readonly maxSequences: number | undefined;
+  readonly maxWaiting: number;
+  readonly contextLength: number | undefined;
+  readonly numBlocks: number | undefined;
+  readonly maxTokensPerStep: number | undefined;
+  readonly prefixCaching: boolean;
+  readonly kvDtype: KvDtype | undefined;
+  readonly blockSize: number | undefined;
+  readonly launchCache: 'on' | 'off' | 'verify' | undefined;
+  readonly runAhead: number | undefined;
+  readonly tuning: string | undefined;
+  /** Seconds. */
+  readonly drain: number;
+}
+
+const examples = `
+Examples:
+  npm run serve
+  npm run serve -- --port 8080 --host 0.0.0.0 --max-sequences 32 --kv-dtype f16
+  npm run serve -- --model models/SmolLM2-135M-Instruct`;
+
+/**
+ * Reads the arguments behind the program's name. `--help` prints to standard output and gives undefined.
+ * @throws {UsageError} {InvalidArgumentError} as the terminal program's `readOptions`
+ */
+export function readServeOptions(programArguments: readonly string[]): ServeProgramOptions | undefined {
+  const count = (flags: string, description: string) => numberOption(flags, description, numberRules.count);
+  const command = new Command('npm run serve --')
+    .description("Serves a language model by OpenAI's API: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics.")
+    .addOption(numberOption('--port <number>', '0 = any free one', numberRules.port).default(8000))
+    .option('--host <address>', 'where to listen; 0.0.0.0 is everywhere', '127.0.0.1')
+    .option('--model <folder or URL>', 'the Hugging Face files of a model (default: the story model that comes with Pagewise)')
+    .option('--name <name>', "the model's name in the API (default: its folder's)")
+    .option('--chat-template <file>', "a Jinja template for conversations (default: the model's own)")
+    .option('--cors <origins...>', 'origins whose pages may ask, "*" for all')
+    .addOption(count('--max-sequences <number>', 'most requests that run at once'))
+    .addOption(count('--max-waiting <number>', 'most requests that wait; more get 503').default(256))
+    .addOption(count('--context-length <number>', "longest prompt and answer together (default: the model's)"))
+    .addOption(count('--num-blocks <number>', 'blocks of the KV cache'))
+    .addOption(count('--max-tokens-per-step <number>', 'tokens of one step, of all requests together'))
+    .option('--no-prefix-caching', 'compute every prompt anew')
+    .addOption(choiceOption('--kv-dtype <type>', `how keys and values are stored: ${kvDtypes.join(', ')}`, kvDtypes))
+    .addOption(numberOption('--block-size <number>', 'tokens of a block of the KV cache', numberRules.blockSize))
+    .addOption(choiceOption('--launch-cache <mode>', 'on, off or verify', ['on', 'off', 'verify']))
+    .addOption(numberOption('--run-ahead <number>', 'steps submitted before the first answer is back', numberRules.runAhead))
+    .option('--tuning <file>', 'a file of npm run tune -- --output (default: what npm run tune found here)')
+    .addOption(count('--drain <seconds>', 'how long running requests may take after SIGTERM').default(30))
+    .helpOption('-h, --help', 'show this')
+    .addHelpText('after', examples)
+    .allowExcessArguments(false)
+    .exitOverride()
+    .configureOutput({ writeErr: () => {} });
+  try {
+    command.parse(programArguments, { from: 'user' });
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    if (error.exitCode === 0) return undefined;
+    throw new UsageError(`${error.message.replace(/^error: /, '').replaceAll(/\s+/g, ' ')}. See: npm run serve -- --help`);
+  }
+  return command.opts<ServeProgramOptions>();
+}
