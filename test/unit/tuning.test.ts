@@ -21,10 +21,11 @@ const casesOf = (groupSizes: readonly number[], memories: readonly number[]) =>
   headDims.flatMap((headDim) => groupSizes.flatMap((groupSize) => memories.map((memory) => ({ headDim, groupSize, memory }))));
 const cases = casesOf(groupSizes, memories);
 
-const memoryOf = (kernel: unknown, selectors: Readonly<Record<string, number | string>>) =>
-  workgroupMemory(
-    joinSource(kernel as Kernel, { kvDtype: 0, tokenScales: 'false', loadWords: 4, blockSize: 16, numKvHeads: 1, ...selectors }),
-  );
+const memoryOf = (kernel: unknown, selectors: Readonly<Record<string, number | string>>) => {
+  const fixed = { kvDtype: 0, tokenScales: 'false', loadWords: 4, blockSize: 16, numKvHeads: 1 };
+  // Loops need not be written out for it.
+  return workgroupMemory(joinSource({ ...(kernel as Kernel), unroll: undefined }, { ...fixed, ...selectors }));
+};
 
 /** Most invocations: SwiftShader's, lavapipe's, a GPU's. */
 const adapters = [8, 64, 128];
