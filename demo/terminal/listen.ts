@@ -25,13 +25,30 @@ export interface Address {
  */
 export function listen(handler: Handler, { port, host }: Address): Promise<Listener> {
   const server = createServer(createRequestListener(handler));
+  /** Answers that are still being written. */
+  let answers = 0;
+  let finish: (() => void) | undefined;
+  // Connections that clients keep for later are not waited for: Deno counts them as busy, and some keep theirs for minutes.
+  const finishIfDone = () => {
+    if (!finish || answers > 0) return;
+    server.closeAllConnections();
+    finish();
+  };
+  server.on('request', (_, answer) => {
+    answers++;
+    answer.once('close', () => {
+      answers--;
+      finishIfDone();
+    });
+  });
   return new Promise((resolve, reject) => {
     server.once('error', reject);
     server.listen(port, host, () => {
       const shutdown = () =>
         new Promise<void>((done) => {
-          server.close(() => done());
-          server.closeIdleConnections();
+          finish = done;
+          server.close();
+          finishIfDone();
         });
       resolve({ port: (server.address() as AddressInfo).port, shutdown });
     });
