@@ -12,6 +12,7 @@ const help = `Usage: npm run test:gpu -- [options]
   --filter TEXT              only specs whose name contains TEXT
   --file NAME                only this spec file, a name in test/gpu/all.ts; may be repeated
   --variant granted|default  only on devices with granted, or default, limits
+  --once                     specs that run on both only on devices with default limits
   --full                     also the specs of the long run
   --seed N                   what random cases are made from, an integer from 0 to 4294967295 (default: another one each time)
   --list                     print the names and stop
@@ -32,6 +33,7 @@ async function main() {
       filter: { type: 'string' },
       file: { type: 'string', multiple: true },
       variant: { type: 'string' },
+      once: { type: 'boolean' },
       full: { type: 'boolean' },
       seed: { type: 'string' },
       list: { type: 'boolean' },
@@ -45,15 +47,15 @@ async function main() {
   if (values.variant !== undefined && values.variant !== 'granted' && values.variant !== 'default') {
     throw new Error('--variant is granted or default.');
   }
-  const { filter, file: files, variant, full, list } = values;
+  const { filter, file: files, variant, once, full, list } = values;
   const seed = seedFrom(values.seed);
   const totals = { passed: 0, failed: 0, skipped: 0 };
-  const report = await runSpecs(values.host, { filter, files, variant, full, list, seed }, totals, values.driver);
+  const report = await runSpecs(values.host, { filter, files, variant, once, full, list, seed }, totals, values.driver);
   if (list) return 0;
   if (report.problem !== undefined) {
     totals.failed++;
     console.log(`FAIL  ${values.host}: ${report.problem}`);
-  } else if (!filter && !files && !variant && !full) {
+  } else if (!filter && !files && !variant && !once && !full) {
     if (values['update-skips']) await writeExpectedSkips(values.host, report.adapter, report.skips);
     const problem = compareSkips(await readExpectedSkips(), values.host, report.adapter, report.skips, report.version);
     if (problem) {

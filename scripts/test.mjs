@@ -37,7 +37,7 @@ const steps = [
   vitestStep('unit', 'test/unit'),
   vitestStep('terminal', 'test/terminal', 10),
   { name: 'deno', minutes: 15, runs: [['scripts/test-gpu.mjs', '--host', 'deno']] },
-  { name: 'chromium', minutes: 15, runs: [['scripts/test-gpu.mjs', '--host', 'chromium']] },
+  { name: 'chromium', minutes: 15, runs: [['scripts/test-gpu.mjs', '--host', 'chromium', '--once']] },
   { name: 'page', minutes: 10, runs: [['scripts/test-page.mjs']] },
 ];
 

@@ -30,6 +30,8 @@ export interface RunOptions {
   readonly files?: readonly string[];
   /** Only devices of this kind. */
   readonly variant?: Variant;
+  /** Specs that run on both kinds of devices: on the one with default limits alone. */
+  readonly once?: boolean;
   /** Also run the specs marked `full`. */
   readonly full?: boolean;
   /** What random cases are made from; default 1. */

@@ -20,7 +20,7 @@ export async function runSpecs(host: Host, files: SpecFiles, options: RunOptions
   const specs = await loadSpecs(files, options.files);
   const runs = specs
     .filter((spec) => options.full || !spec.full)
-    .flatMap((spec) => variantsOf(spec).map((variant) => ({ spec, variant, name: `${spec.name} [${variant}]` })))
+    .flatMap((spec) => variantsOf(spec, options.once).map((variant) => ({ spec, variant, name: `${spec.name} [${variant}]` })))
     .filter(({ name, variant }) => name.includes(options.filter ?? '') && variant === (options.variant ?? variant));
   if (options.list) return host.emit({ event: 'list', names: runs.map(({ name }) => name) });
 
@@ -116,8 +116,9 @@ async function runOne(
   return problems.length ? problems.join('\n') : undefined;
 }
 
-function variantsOf(spec: Spec): readonly Variant[] {
-  return spec.devices === undefined || spec.devices === 'both' ? ['granted', 'default'] : [spec.devices];
+function variantsOf({ devices = 'both' }: Spec, once = false): readonly Variant[] {
+  if (devices !== 'both') return [devices];
+  return once ? ['default'] : ['granted', 'default'];
 }
 
 function hasFeature(host: Host, gpu: Gpu, feature: string): boolean {

@@ -1,14 +1,10 @@
-import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { type BenchReport, rowOf } from '../../bench/report.ts';
 import { slopeOf } from '../../bench/step/bench.ts';
 import { describeReport } from '../../bench/table.ts';
 import { tableOfComparison } from '../../scripts/comparison-table.mjs';
 import { drawLadder } from '../../scripts/ladder-drawing.mjs';
+import { namesIn, runQuick } from './run-quick.ts';
 
 const rungs = ['rebuild', 'pipeline-cached', 'new-bind-group', 'write-per-launch', 'cached', 'floor', 'bare'];
 
@@ -123,45 +119,4 @@ describe('bench', () => {
       expect(namesIn(written, kv)).toEqual(expect.arrayContaining(['ours', 'plain', 'plain / ours', 'ours, error']));
     expect(written.notes.join()).toContain('onnxruntime-web runs in Chromium alone');
   });
-
-  test('the comparison runs in Chromium with onnxruntime-web, whose output is ours', { timeout: 120_000 }, async () => {
-    const { written } = await runQuick('compare', '--filter', 'decode 2 x 48, f32', '--host', 'chromium');
-    expect(namesIn(written, 'f32')).toEqual(
-      expect.arrayContaining(['ours', 'plain', 'onnxruntime', 'onnxruntime / ours', 'onnxruntime, error']),
-    );
-    expect(written.notes.join()).not.toContain('FAILED');
-  });
-
-  test('the whole model runs in Chromium with onnxruntime-web, whose tokens are ours', { timeout: 300_000 }, async () => {
-    const { written } = await runQuick('compare', '--filter', 'whole model', '--host', 'chromium');
-    const f32 = written.rows.filter(({ params }) => params.kv === 'f32');
-    for (const way of ['ours', 'onnxruntime', 'onnxruntime static']) {
-      for (const [name, unit] of [
-        [way, 'tokens/s'],
-        [`${way}, per token`, 'ms'],
-        [`${way}, first token`, 'ms'],
-      ])
-        expect(f32.find((row) => row.name === name)?.value, `${name}, ${unit}`).toBeGreaterThan(0);
-    }
-    expect(namesIn(written, 'f32')).toEqual(expect.arrayContaining(['onnxruntime / ours', 'onnxruntime static / ours, first token']));
-    const notes = written.notes.join();
-    expect(notes).not.toContain('FAILED');
-    expect(notes.match(/its 3 tokens are ours/g)).toHaveLength(2);
-  });
 });
-
-/** A bench, as little of it as there can be, by the command. */
-async function runQuick(...args: readonly string[]): Promise<{ readonly written: BenchReport; readonly stdout: string }> {
-  const folder = await mkdtemp(join(tmpdir(), 'pagewise-'));
-  try {
-    const file = join(folder, 'bench.json');
-    const { stdout } = await promisify(execFile)(process.execPath, ['scripts/bench.mjs', ...args, '--quick', '--json', file]);
-    return { written: JSON.parse(await readFile(file, 'utf8')), stdout };
-  } finally {
-    await rm(folder, { recursive: true });
-  }
-}
-
-function namesIn({ rows }: BenchReport, kv: string): readonly string[] {
-  return rows.filter(({ params }) => params.kv === kv).map(({ name }) => name);
-}
