@@ -1,4 +1,4 @@
-/** `npm test`: every check in turn, a table of their times, and the sum as the last line. See `--help`. */
+/** `npm test`: every check, a table of their times, and the sum as the last line. See `--help`. */
 import { mkdir, readFile, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { parseArgs } from 'node:util';
@@ -16,6 +16,7 @@ import { exitOnSignals, watchProcess } from './hosts/processes.mjs';
  * @property {string[][]} runs arguments of Node, one program after another
  * @property {number} minutes the time after which it is stopped
  * @property {string} [report] a JSON report of Vitest's to count from; others are counted by their last line, or as one
+ * @property {true} [beside] runs beside the others, and prints when it has ended
  */
 
 exitOnSignals();
@@ -36,8 +37,8 @@ const steps = [
   { name: 'build', minutes: 2, runs: [['scripts/build.mjs']] },
   vitestStep('unit', 'test/unit'),
   vitestStep('terminal', 'test/terminal', 10),
-  { name: 'deno', minutes: 15, runs: [['scripts/test-gpu.mjs', '--host', 'deno']] },
-  { name: 'chromium', minutes: 15, runs: [['scripts/test-gpu.mjs', '--host', 'chromium', '--once']] },
+  { name: 'deno', minutes: 20, beside: true, runs: [['scripts/test-gpu.mjs', '--host', 'deno']] },
+  { name: 'chromium', minutes: 20, runs: [['scripts/test-gpu.mjs', '--host', 'chromium', '--once']] },
   { name: 'page', minutes: 10, runs: [['scripts/test-page.mjs']] },
 ];
 
@@ -62,29 +63,59 @@ async function main(only) {
     console.error(`Error: there is no step "${unknown[0]}". There are: ${steps.map(({ name }) => name).join(', ')}.`);
     return 1;
   }
-  const rows = [];
+  const chosen = steps.filter(({ name }) => only?.includes(name) ?? true);
+  const begin = performance.now();
+  const lanes = await Promise.all([
+    runLane(
+      chosen.filter(({ beside }) => !beside),
+      console.log,
+    ),
+    ...chosen.filter(({ beside }) => beside).map(runBeside),
+  ]);
+  const rows = lanes.flat();
   const sum = { passed: 0, failed: 0, skipped: 0 };
-  for (const step of steps.filter(({ name }) => only?.includes(name) ?? true)) {
-    console.log(`\n--- ${step.name}`);
-    const start = performance.now();
-    const totals = await runStep(step);
-    rows.push({ name: step.name, seconds: (performance.now() - start) / 1000, ...totals });
-    sum.passed += totals.passed;
-    sum.failed += totals.failed;
-    sum.skipped += totals.skipped;
+  for (const { passed, failed, skipped } of rows) {
+    sum.passed += passed;
+    sum.failed += failed;
+    sum.skipped += skipped;
   }
   console.log('\nstep       seconds  passed  failed  skipped');
   for (const { name, seconds, passed, failed, skipped } of rows) {
     console.log(`${name.padEnd(9)} ${cell(seconds.toFixed(1), 8)}${cell(passed, 8)}${cell(failed, 8)}${cell(skipped, 9)}`);
   }
-  const seconds = rows.reduce((total, row) => total + row.seconds, 0);
-  console.log(`${'all'.padEnd(9)} ${cell(seconds.toFixed(1), 8)}\n`);
+  console.log(`${'all'.padEnd(9)} ${cell(((performance.now() - begin) / 1000).toFixed(1), 8)}\n`);
   console.log(`${sum.passed} passed, ${sum.failed} failed, ${sum.skipped} skipped`);
   return sum.failed ? 1 : 0;
 }
 
-/** Runs a step's programs until one fails. @param {Step} step @returns {Promise<Totals>} */
-async function runStep({ name, runs, minutes, report }) {
+/**
+ * Runs steps one after another.
+ *
+ * @param {readonly Step[]} lane @param {(line: string) => void} print
+ * @returns {Promise<(Totals & { name: string, seconds: number })[]>}
+ */
+async function runLane(lane, print) {
+  const rows = [];
+  for (const step of lane) {
+    print(`\n--- ${step.name}`);
+    const start = performance.now();
+    const totals = await runStep(step, print);
+    rows.push({ name: step.name, seconds: (performance.now() - start) / 1000, ...totals });
+  }
+  return rows;
+}
+
+/** Runs a step whose lines come together, once it has ended. @param {Step} step */
+async function runBeside(step) {
+  /** @type {string[]} */
+  const lines = [];
+  const rows = await runLane([step], (line) => void lines.push(line));
+  console.log(lines.join('\n'));
+  return rows;
+}
+
+/** Runs a step's programs until one fails. @param {Step} step @param {(line: string) => void} print @returns {Promise<Totals>} */
+async function runStep({ name, runs, minutes, report }, print) {
   if (report) {
     await mkdir(dirname(report), { recursive: true });
     await rm(report, { force: true });
@@ -98,11 +129,11 @@ async function runStep({ name, runs, minutes, report }) {
       onLine: (line) => {
         const numbers = /^\w+: (\d+) passed, (\d+) failed, (\d+) skipped$/.exec(line)?.slice(1).map(Number);
         if (numbers) counted = { passed: numbers[0], failed: numbers[1], skipped: numbers[2] };
-        console.log(line);
+        print(line);
       },
     });
     const timer = setTimeout(() => {
-      console.log(`The step "${name}" was stopped after ${minutes} minutes.`);
+      print(`The step "${name}" was stopped after ${minutes} minutes.`);
       child.kill();
     }, minutes * 60_000);
     code = await child.done;
