@@ -82,16 +82,32 @@ function readers<T extends object>(counts: T): T {
   return view;
 }
 
-/** Delays every readback from now on; the rest of the host goes on meanwhile. */
-export function delayReadbacks(t: SpecContext, milliseconds: number): void {
+/** Readbacks since the counts were last set to 0. */
+export interface ReadbackCounts {
+  all: number;
+  /** Those that began while another one was on its way. */
+  overlapping: number;
+  /** Most that were on their way at once. */
+  most: number;
+}
+
+/** Delays every readback from now on, and counts them; the rest of the host goes on meanwhile. */
+export function delayReadbacks(t: SpecContext, milliseconds: number): ReadbackCounts {
   const { prototype } = GPUBuffer;
   const { mapAsync } = prototype;
+  const counts = { all: 0, overlapping: 0, most: 0 };
+  let pending = 0;
   prototype.mapAsync = async function (this: GPUBuffer, ...args) {
+    counts.all++;
+    if (pending > 0) counts.overlapping++;
+    counts.most = Math.max(counts.most, ++pending);
     await mapAsync.apply(this, args);
     await new Promise((resolve) => setTimeout(resolve, milliseconds));
+    pending--;
     return undefined;
   };
   t.defer(() => {
     prototype.mapAsync = mapAsync;
   });
+  return counts;
 }
