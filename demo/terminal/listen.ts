@@ -25,6 +25,8 @@ export interface Address {
  */
 export function listen(handler: Handler, { port, host }: Address): Promise<Listener> {
   const server = createServer(createRequestListener(handler));
+  // Longer than clients and proxies keep a connection (Deno's and nginx' 90 and 60 s): who ends it first may cut off a request that is just being sent.
+  server.keepAliveTimeout = 120_000;
   /** Answers that are still being written. */
   let answers = 0;
   let finish: (() => void) | undefined;
