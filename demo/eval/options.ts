@@ -1,8 +1,8 @@
 /** The command line of `npm run eval`. */
-import { Command, CommanderError } from 'commander';
+import { Command } from 'commander';
 import { type KvDtype, kvDtypes, type LaunchCacheMode } from 'pagewise';
 import { type NumberRule, numberRules } from '../shared/numbers.ts';
-import { choiceOption, numberOption, UsageError } from '../terminal/options.ts';
+import { choiceOption, numberOption, parseArguments, UsageError } from '../terminal/options.ts';
 import { defaultMaxTokens, defaultShotSeed } from './gsm8k.ts';
 
 /** How to run a model, whatever is measured. */
@@ -71,13 +71,7 @@ interface Typed extends Omit<ModelChoice, 'launchCaches' | 'concurrency' | 'json
  */
 export function readEvalOptions(programArguments: readonly string[]): EvalOptions | undefined {
   const command = createCommand();
-  try {
-    command.parse(programArguments, { from: 'user' });
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    if (error.exitCode === 0) return undefined;
-    throw refusal(error.message.replace(/^error: /, '').replaceAll(/\s+/g, ' '));
-  }
+  if (!parseArguments(command, programArguments)) return undefined;
   const typed = command.opts<Typed>();
   const { perplexity, gsm8k, context, stride, train, shots, limit, maxTokens, shotSeed, compare, launchCache, concurrency, ...rest } =
     typed;

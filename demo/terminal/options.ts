@@ -50,16 +50,27 @@ Examples:
  */
 export function readOptions(programArguments: readonly string[]): ProgramOptions | undefined {
   const command = createCommand();
-  try {
-    command.parse(programArguments, { from: 'user' });
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    if (error.exitCode === 0) return undefined;
-    throw new UsageError(`${error.message.replace(/^error: /, '').replaceAll(/\s+/g, ' ')}. See: npm run generate -- --help`);
-  }
+  if (!parseArguments(command, programArguments)) return undefined;
   const prompt = command.args.join(' ');
   if (command.args.length === 0) throw new UsageError('there is no prompt. Give one: npm run generate -- "Once upon a time"');
   return { json: false, ...command.opts<Omit<ProgramOptions, 'prompt' | 'json'>>(), prompt };
+}
+
+/**
+ * Has a command, named as it is called, read its arguments.
+ *
+ * @returns false when it printed its help instead.
+ * @throws {UsageError} for what the command does not know.
+ */
+export function parseArguments(command: Command, programArguments: readonly string[]): boolean {
+  try {
+    command.parse(programArguments, { from: 'user' });
+    return true;
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    if (error.exitCode === 0) return false;
+    throw new UsageError(`${error.message.replace(/^error: /, '').replaceAll(/\s+/g, ' ')}. See: ${command.name()} --help`);
+  }
 }
 
 function createCommand(): Command {

@@ -1,8 +1,8 @@
 /** The command line of `npm run serve`. */
-import { Command, CommanderError } from 'commander';
+import { Command } from 'commander';
 import { type KvDtype, kvDtypes } from 'pagewise';
 import { numberRules } from '../shared/numbers.ts';
-import { choiceOption, numberOption, UsageError } from './options.ts';
+import { choiceOption, numberOption, parseArguments } from './options.ts';
 
 /** What was asked for; undefined: the engine's default. */
 export interface ServeProgramOptions {
@@ -67,12 +67,6 @@ export function readServeOptions(programArguments: readonly string[]): ServeProg
     .allowExcessArguments(false)
     .exitOverride()
     .configureOutput({ writeErr: () => {} });
-  try {
-    command.parse(programArguments, { from: 'user' });
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    if (error.exitCode === 0) return undefined;
-    throw new UsageError(`${error.message.replace(/^error: /, '').replaceAll(/\s+/g, ' ')}. See: npm run serve -- --help`);
-  }
+  if (!parseArguments(command, programArguments)) return undefined;
   return command.opts<ServeProgramOptions>();
 }

@@ -1,8 +1,8 @@
 /** The command line of `npm run tune`. */
-import { Command, CommanderError, InvalidArgumentError as Refusal } from 'commander';
+import { Command, InvalidArgumentError as Refusal } from 'commander';
 import { type KvDtype, kvDtypes } from 'pagewise';
 import { type NumberRule, numberRules } from '../shared/numbers.ts';
-import { choiceOption, numberOption, UsageError } from './options.ts';
+import { choiceOption, numberOption, parseArguments } from './options.ts';
 
 /** Heads as `--shape` gives them. */
 export interface Heads {
@@ -54,13 +54,7 @@ export function readTuneOptions(programArguments: readonly string[]): TuneProgra
     .allowExcessArguments(false)
     .exitOverride()
     .configureOutput({ writeErr: () => {} });
-  try {
-    command.parse(programArguments, { from: 'user' });
-  } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    if (error.exitCode === 0) return undefined;
-    throw new UsageError(`${error.message.replace(/^error: /, '').replaceAll(/\s+/g, ' ')}. See: npm run tune -- --help`);
-  }
+  if (!parseArguments(command, programArguments)) return undefined;
   return command.opts<TuneProgramOptions>();
 }
 

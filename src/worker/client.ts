@@ -34,15 +34,7 @@ export interface WorkerEngineOptions extends PostableEngineOptions {
  * An engine in a worker. Its methods are those of `Engine`; what `Engine` gives at once, though the worker has to be asked, is a promise here. Errors
  * are of the same classes, with the same fields.
  */
-export interface WorkerEngine {
-  readonly adapter: AdapterDescription;
-  readonly config: ModelConfig;
-  readonly defaults: GenerationDefaults;
-  readonly contextLength: number;
-  readonly maxTokensPerStep: number;
-  readonly weightBytes: number;
-  readonly runAhead: number;
-  readonly hasTokenizer: boolean;
+export interface WorkerEngine extends OpenedEngine {
   /** Resolves when the worker's device is lost, unless by `destroy`. */
   readonly lost: Promise<DeviceLostError>;
   /** The KV cache's blocks as they were when a generation's chunks last came. */
