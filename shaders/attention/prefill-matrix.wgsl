@@ -1,4 +1,4 @@
-// Prefill by products of matrices of 16 x 16 (see matrix.wgsl), f16 operands and f32 sums; of a work item, a KV head and a tile of rows, as
+// Prefill by products of matrices of 16 x 16 (see subgroup-matrix.wgsl), f16 operands and f32 sums; of a work item, a KV head and a tile of rows, as
 // tile.wgsl says. Follows FlashAttention-2 (Dao 2023) in keeping queries and outputs in registers while keys go by.
 //
 // The subgroups of a workgroup stand in a grid: rowBlocks x 16 rows each, and columnGroups of them share rows. For scores these share a tile's
@@ -195,7 +195,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
     }
     for (var d = 0u; d < dimBlocks; d++) { // unrolled
       for (var k = 0u; k < ownKeyBlocks; k++) { // unrolled
-        let keys = loadKeys((columnGroup * ownKeyBlocks + k) * 16u * stagedStride + 2u * d);
+        let keys = loadColumns((columnGroup * ownKeyBlocks + k) * 16u * stagedStride + 2u * d);
         for (var b = 0u; b < rowBlocks; b++) { // unrolled
           products[b * ownKeyBlocks + k] = multiplyAdd(queries[b * dimBlocks + d], keys, products[b * ownKeyBlocks + k]);
         }

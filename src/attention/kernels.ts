@@ -30,6 +30,7 @@ import {
   type ScalarType,
   writeBuffer,
 } from '../launch/kernel.ts';
+import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
 import { kvDtypes, kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
@@ -150,20 +151,7 @@ function appendWorkgroups(numTokens: number, numKvHeads: number, headDim: number
   return Math.ceil((numTokens * numKvHeads) / Math.max(1, Math.floor(64 / (headDim / 8))));
 }
 
-/** The part of the kernel "prefill by matrices" that computes with matrices. */
-export interface MatrixFunctions {
-  /** The functions of shaders/attention/matrix.wgsl. */
-  readonly wgsl: string;
-  readonly enables: readonly string[];
-  /** Arrays of matrices need constant indices. */
-  readonly unroll: boolean;
-}
-
-const subgroupMatrices: MatrixFunctions = {
-  wgsl: matrixSource,
-  enables: ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'],
-  unroll: true,
-};
+const subgroupPrefill = subgroupMatrices(matrixSource);
 
 /** The kernels that read or write a pool of `poolBuffers` buffers, with a caller's modifications compiled in. */
 function definePoolKernels(poolBuffers: number, modifications: PreparedModifications, matrices: MatrixFunctions) {
@@ -390,7 +378,7 @@ export type PoolKernels = ReturnType<typeof definePoolKernels>;
 const poolKernels = new Map<string, PoolKernels>();
 
 /** The kernels for so many pool buffers and these modifications; the same ones for the same text, so that pipelines are shared. */
-export function poolKernelsFor(poolBuffers: number, modifications = noModifications, matrices = subgroupMatrices): PoolKernels {
+export function poolKernelsFor(poolBuffers: number, modifications = noModifications, matrices = subgroupPrefill): PoolKernels {
   const key = JSON.stringify([poolBuffers, modifications, matrices.wgsl]);
   const known = poolKernels.get(key) ?? definePoolKernels(poolBuffers, modifications, matrices);
   poolKernels.set(key, known);

@@ -7,9 +7,10 @@ import type { AdapterDescription, Gpu } from '../gpu.ts';
 import { hostName } from '../host.ts';
 import { indexedDbStore, type JsonKind, type JsonStore, type JsonStoreOptions, type TextFiles, textStore } from '../launch/json-store.ts';
 import { hash } from '../launch/manifest.ts';
+import type { MatrixFunctions } from '../matrices.ts';
 import { version } from '../version.ts';
 import { adapterDefaults } from './adapters.ts';
-import { attentionKernels, type MatrixFunctions } from './kernels.ts';
+import { attentionKernels } from './kernels.ts';
 import { hasTokenScales, type KvDtype, type KvLayout, kvFormats } from './layout.ts';
 import { planPrelude } from './plan.ts';
 import {

@@ -6,15 +6,25 @@ import embedSource from '../../shaders/model/embed.wgsl' with { type: 'text' };
 import linearSource from '../../shaders/model/linear.wgsl' with { type: 'text' };
 import logitsSource from '../../shaders/model/logits.wgsl' with { type: 'text' };
 import matmulSource from '../../shaders/model/matmul.wgsl' with { type: 'text' };
+import matmulMatrixSource from '../../shaders/model/matmul-matrix.wgsl' with { type: 'text' };
+import matrixSource from '../../shaders/model/matrix.wgsl' with { type: 'text' };
 import matvecSource from '../../shaders/model/matvec.wgsl' with { type: 'text' };
 import sampleSource from '../../shaders/model/sample.wgsl' with { type: 'text' };
 import weightsSource from '../../shaders/model/weights.wgsl' with { type: 'text' };
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
 import { planPrelude } from '../attention/plan.ts';
 import { type AnyKernel, defineKernel, frozen, gridCount, key, perCall, readBuffer, writeBuffer } from '../launch/kernel.ts';
+import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
 import type { WeightDtype } from './safetensors.ts';
 import { samplingPrelude } from './sampling-plan.ts';
-import { type MatrixTile, matrixMemory, type VectorTile, vectorMemory } from './tiles.ts';
+import {
+  type MatrixTile,
+  matrixMemory,
+  type SubgroupTile,
+  subgroupMemory,
+  type VectorTile,
+  vectorMemory,
+} from './tiles.ts';
 
 /** The WGSL constants of shaders/model/weights.wgsl. */
 export const weightDtypeCodes: Readonly<Record<WeightDtype, number>> = { f32: 0, f16: 1, bf16: 2 };
@@ -38,7 +48,7 @@ export const embedKernel = defineKernel({
   workgroups: { x: ({ hiddenSize }) => Math.ceil(hiddenSize / 8 / 64), y: ({ numTokens }) => numTokens },
 });
 
-/** What the three matrix products take, beside their tiles. */
+/** What all matrix products take, beside their tiles. */
 export const linearArguments = {
   weightDtype: key('u32'),
   normalized: key('bool'),
@@ -124,6 +134,38 @@ export const matmulKernel = defineKernel({
   },
 });
 
+const subgroupSizes = (sizes: Sizes<SubgroupTile>): SubgroupTile => {
+  const { rowGroups, columnGroups, depthGroups, rowBlocks, columnBlocks, depth, stages } = sizes;
+  return numbers({ rowGroups, columnGroups, depthGroups, rowBlocks, columnBlocks, depth, stages });
+};
+
+/** The kernel by matrices. @param matrices what computes with them */
+export const defineMatrixProduct = (matrices: MatrixFunctions) =>
+  defineKernel({
+    name: 'matmul by matrices',
+    source: [packSource, weightsSource, linearSource, matmulMatrixSource, matrices.wgsl],
+    prelude: (selectors) => tilePrelude({ ...subgroupSizes(selectors) }),
+    enables: () => matrices.enables,
+    arguments: {
+      rowGroups: key('text'),
+      columnGroups: key('text'),
+      depthGroups: key('text'),
+      rowBlocks: key('text'),
+      columnBlocks: key('text'),
+      depth: key('text'),
+      stages: key('text'),
+      ...linearArguments,
+    },
+    ...(matrices.unroll && { unroll: true }),
+    workgroupMemory: (selectors) => subgroupMemory(subgroupSizes(selectors)),
+    workgroups: {
+      x: ({ numRows, rowGroups, rowBlocks }) => Math.ceil(numRows / (16 * Number(rowGroups) * Number(rowBlocks))),
+      y: ({ outputSize, columnGroups, columnBlocks }) => Math.ceil(outputSize / (16 * Number(columnGroups) * Number(columnBlocks))),
+    },
+  });
+
+export const matmulMatrixKernel = defineMatrixProduct(subgroupMatrices(matrixSource));
+
 export const directKernel = defineKernel({
   name: 'matrix product, direct',
   source: [packSource, weightsSource, linearSource, directSource],
@@ -188,6 +230,7 @@ export const modelKernels: readonly AnyKernel[] = [
   embedKernel,
   matvecKernel,
   matmulKernel,
+  matmulMatrixKernel,
   directKernel,
   sampleKernel,
   sampleAdjustedKernel,

@@ -28,8 +28,27 @@ export interface MatrixTile {
   readonly stages: number;
 }
 
+/** How the kernel by subgroup matrices (shaders/model/matmul-matrix.wgsl) takes a product; sizes of blocks are in matrices of 16 x 16. */
+export interface SubgroupTile {
+  /** Subgroups of a workgroup, by rows and columns of the tile. */
+  readonly rowGroups: number;
+  readonly columnGroups: number;
+  /** Subgroups that share a block, and what is summed over. */
+  readonly depthGroups: number;
+  /** Block of a subgroup; columnBlocks is 1 or even. */
+  readonly rowBlocks: number;
+  readonly columnBlocks: number;
+  /** Columns of both operands in workgroup memory at a time: 16 * depthGroups, or a multiple; a power of two. */
+  readonly depth: number;
+  /** 2: the next columns have a place of their own, which saves a barrier. */
+  readonly stages: number;
+}
+
 /** A kernel with its tile. */
-export type Product = { readonly kernel: 'matvec'; readonly tile: VectorTile } | { readonly kernel: 'matmul'; readonly tile: MatrixTile };
+export type Product =
+  | { readonly kernel: 'matvec'; readonly tile: VectorTile }
+  | { readonly kernel: 'matmul'; readonly tile: MatrixTile }
+  | { readonly kernel: 'matmul by matrices'; readonly tile: SubgroupTile };
 
 /** The kernel for so many input rows and more. */
 export type ProductFrom = Product & { readonly from: number };
@@ -43,6 +62,13 @@ const matrixTile = (
   depth: number,
   stages: number,
 ): MatrixTile => ({ ...{ rowTile, columnTile, rowsPerThread, columnsPerThread }, ...{ depth, stages } });
+
+const subgroupTile = (
+  [rowGroups, columnGroups, depthGroups]: readonly [number, number, number],
+  [rowBlocks, columnBlocks]: readonly [number, number],
+  depth: number,
+  stages = 1,
+): SubgroupTile => ({ ...{ rowGroups, columnGroups, depthGroups }, ...{ rowBlocks, columnBlocks }, ...{ depth, stages } });
 
 /** The tiles to choose among when measuring; each is right for any product. */
 export const vectorTiles: readonly VectorTile[] = [
@@ -84,6 +110,29 @@ export const matrixTiles: readonly MatrixTile[] = [
   matrixTile([128, 128], [8, 8], 16, 1),
 ];
 
+export const subgroupTiles: readonly SubgroupTile[] = [
+  subgroupTile([1, 2, 4], [1, 2], 128), // 16 x 64
+  subgroupTile([1, 1, 4], [2, 2], 64), // 32 x 32
+  subgroupTile([1, 2, 2], [2, 2], 64), // 32 x 64
+  subgroupTile([1, 1, 4], [4, 1], 64), // 64 x 16
+  subgroupTile([1, 1, 4], [4, 2], 64), // 64 x 32
+  subgroupTile([2, 1, 4], [2, 2], 128),
+  subgroupTile([2, 2, 1], [2, 2], 32), // 64 x 64
+  subgroupTile([2, 2, 1], [2, 2], 64),
+  subgroupTile([2, 2, 2], [2, 2], 64),
+  subgroupTile([1, 4, 1], [4, 2], 32), // 64 x 128
+  subgroupTile([2, 2, 1], [2, 4], 32),
+  subgroupTile([2, 2, 1], [2, 4], 32, 2),
+  subgroupTile([1, 4, 1], [4, 4], 32), // 64 x 256
+  subgroupTile([2, 2, 1], [4, 4], 32), // 128 x 128
+  subgroupTile([2, 2, 1], [4, 4], 32, 2),
+  subgroupTile([2, 4, 1], [4, 2], 32),
+  subgroupTile([2, 4, 1], [4, 2], 32, 2),
+  subgroupTile([2, 4, 1], [4, 2], 64),
+  subgroupTile([4, 2, 1], [2, 4], 32),
+  subgroupTile([2, 4, 1], [4, 4], 32), // 128 x 256
+];
+
 /** A tile, and with how many workgroups at least (of one tile of input rows, for few rows) it is taken. */
 interface FromWorkgroups<T> {
   readonly workgroups: number;
@@ -120,6 +169,23 @@ const manyRows: readonly (FromWorkgroups<MatrixTile> & { readonly fromRows: numb
   { fromRows: 129, workgroups: 256, tile: matrixTile([128, 128], [8, 8], 8, 2) },
 ];
 
+/**
+ * By matrices: from how many rows at least, by workgroups as above. Not measured yet. The first is for any number of workgroups: fewer rows than
+ * it is for are left to the plain kernels.
+ */
+const byMatrices: readonly (FromWorkgroups<SubgroupTile> & { readonly fromRows: number })[] = [
+  { fromRows: 16, workgroups: 0, tile: subgroupTile([1, 1, 4], [2, 2], 64) },
+  { fromRows: 33, workgroups: 0, tile: subgroupTile([1, 1, 4], [4, 2], 64) },
+  { fromRows: 49, workgroups: 200, tile: subgroupTile([2, 2, 1], [2, 2], 64) },
+  { fromRows: 65, workgroups: 240, tile: subgroupTile([2, 2, 1], [2, 4], 32) },
+  { fromRows: 129, workgroups: 256, tile: subgroupTile([2, 4, 1], [4, 2], 32) },
+];
+
+/** Input rows and columns of a workgroup. */
+export function subgroupTileSize(tile: Omit<SubgroupTile, 'depth' | 'stages'>): { readonly rowTile: number; readonly columnTile: number } {
+  return { rowTile: 16 * tile.rowGroups * tile.rowBlocks, columnTile: 16 * tile.columnGroups * tile.columnBlocks };
+}
+
 /** Bytes of workgroup memory. */
 export function vectorMemory({ rowTile, columnsPerThread, lanes, teams }: VectorTile): number {
   const words = [rowTile * columnsPerThread * teams * (lanes + 1), rowTile * (lanes + 1)];
@@ -131,12 +197,28 @@ export function matrixMemory({ rowTile, columnTile, depth, stages }: MatrixTile)
   return 4 * (stages * depth * (rowTile + columnTile) + (rowTile * depth) / 4);
 }
 
+/** Bytes of workgroup memory. */
+export function subgroupMemory(tile: SubgroupTile): number {
+  const { rowTile, columnTile } = subgroupTileSize(tile);
+  const subgroups = tile.rowGroups * tile.columnGroups * tile.depthGroups;
+  const operands = tile.stages * (rowTile + columnTile) * (tile.depth / 8 + 1);
+  const results = subgroups * 16 * (4 * Math.min(tile.columnBlocks, 2) + 1);
+  return 16 * Math.max(operands, results) + 4 * rowTile;
+}
+
+/** Bytes of workgroup memory. */
+export function productMemory(product: Product): number {
+  if (product.kernel === 'matvec') return vectorMemory(product.tile);
+  return product.kernel === 'matmul' ? matrixMemory(product.tile) : subgroupMemory(product.tile);
+}
+
 /**
  * The kernels for a matrix of `outputs` rows, by how many input rows there are: each serves from its `from` rows to the next one's.
  * @param maxRows most input rows
  * @param memory bytes of workgroup memory that the device grants, at least WebGPU's default of 16,384
+ * @param subgroupMatrices whether to multiply matrices by subgroups, where there are rows for it
  */
-export function productsFor(outputs: number, maxRows: number, memory: number): readonly ProductFrom[] {
+export function productsFor(outputs: number, maxRows: number, memory: number, subgroupMatrices = false): readonly ProductFrom[] {
   let from = 1;
   const products: ProductFrom[] = fewRows.map((choices) => {
     const isEnough = ({ workgroups, tile }: FromWorkgroups<VectorTile>) => outputs / (tile.columnsPerThread * tile.teams) >= workgroups;
@@ -145,12 +227,24 @@ export function productsFor(outputs: number, maxRows: number, memory: number): r
     from = tile.rowTile + 1;
     return product;
   });
-  for (const { fromRows, workgroups, tile: whole } of manyRows) {
-    const tile = matrixMemory(whole) <= memory ? whole : { ...whole, stages: 1 };
-    const rowTiles = Math.ceil(workgroups / Math.ceil(outputs / tile.columnTile));
-    const first = Math.max(fromRows, (rowTiles - 1) * tile.rowTile + 1);
+  /** From so many rows on, which give enough workgroups, instead of what was there for as many. */
+  const add = ({ fromRows, workgroups }: { fromRows: number; workgroups: number }, rowTile: number, columnTile: number, product: Product) => {
+    const rowTiles = Math.ceil(workgroups / Math.ceil(outputs / columnTile));
+    const first = Math.max(fromRows, (rowTiles - 1) * rowTile + 1);
     while (products[products.length - 1].from >= first) products.pop();
-    products.push({ from: first, kernel: 'matmul', tile });
+    products.push({ from: first, ...product });
+  };
+  if (subgroupMatrices) {
+    for (const choice of byMatrices) {
+      if (subgroupMemory(choice.tile) > memory) continue;
+      const { rowTile, columnTile } = subgroupTileSize(choice.tile);
+      add(choice, rowTile, columnTile, { kernel: 'matmul by matrices', tile: choice.tile });
+    }
+  } else {
+    for (const choice of manyRows) {
+      const tile = matrixMemory(choice.tile) <= memory ? choice.tile : { ...choice.tile, stages: 1 };
+      add(choice, tile.rowTile, tile.columnTile, { kernel: 'matmul', tile });
+    }
   }
   return products.filter((product) => product.from <= maxRows);
 }

@@ -16,6 +16,7 @@ export const specFiles: SpecFiles = {
   trace: () => import('./trace.spec.ts'),
   'manifest-store': () => import('./manifest-store.spec.ts'),
   linear: () => import('./linear.spec.ts'),
+  'linear-matrix': () => import('./linear-matrix.spec.ts'),
   embed: () => import('./embed.spec.ts'),
   append: () => import('./append.spec.ts'),
   'attention-features': () => import('./attention-features.spec.ts'),

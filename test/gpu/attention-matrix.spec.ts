@@ -2,16 +2,17 @@
  * The prefill kernel by matrices: every value in float64 beside it, in a poisoned pool. On a device without subgroup matrices plain code takes
  * their place (matrix-emulation.wgsl), so that all but the products themselves is tested anywhere.
  */
-import type { MatrixFunctions } from '../../src/attention/kernels.ts';
 import type { KernelChoice } from '../../src/attention/tuned.ts';
 import type { MatrixPrefillTile } from '../../src/attention/tuning.ts';
+import type { MatrixFunctions } from '../../src/matrices.ts';
 import { type SpecContext, spec } from '../harness/harness.ts';
+import emulation from './attention-matrix-emulation.wgsl' with { type: 'text' };
 import type { GridCase } from './grid.ts';
 import type { CaseChange } from './grid-inputs.ts';
 import { GridTotals, runCases } from './grid-run.ts';
-import emulation from './matrix-emulation.wgsl' with { type: 'text' };
+import products from './matrix-emulation.wgsl' with { type: 'text' };
 
-const emulated: MatrixFunctions = { wgsl: emulation, enables: [], unroll: false };
+const emulated: MatrixFunctions = { wgsl: `${products}\n${emulation}`, enables: [], unroll: false };
 
 type Tile = readonly [subgroupCount: number, rowBlocks: number, columnGroups: number, keyTile: number, sharedStage: boolean];
 

@@ -1,12 +1,18 @@
 /** Runs a matrix product among poison and garbage, and computes the same in float64. */
 import { PlanWriter } from '../../src/attention/plan.ts';
-import { weightDtypeCodes } from '../../src/engine/kernels.ts';
+import { defineMatrixProduct, weightDtypeCodes } from '../../src/engine/kernels.ts';
 import { type Linear, type LinearArguments, prepareDirect, prepareLinear, prepareProduct } from '../../src/engine/linear.ts';
 import type { Product } from '../../src/engine/tiles.ts';
 import type { LaunchCache } from '../../src/index.ts';
 import { type Random, readFloats, type SpecContext, uploadBuffer } from '../harness/harness.ts';
 import { type Format, store } from './formats.ts';
+import emulation from './linear-matrix-emulation.wgsl' with { type: 'text' };
+import products from './matrix-emulation.wgsl' with { type: 'text' };
+import { roundToHalf } from './reference.ts';
 import { submit } from './tiny.ts';
+
+/** The kernel by matrices with plain code in place of them, for devices that have none. */
+const emulated = defineMatrixProduct({ wgsl: `${products}\n${emulation}`, enables: [], unroll: false });
 
 /** A kernel with its tile; `chosen` is what a model on a graphics processor takes for so many rows. */
 export type LinearKernel = Product | 'direct' | 'chosen';
@@ -18,6 +24,8 @@ export interface LinearOptions {
   readonly accumulate?: boolean;
   readonly gathered?: boolean;
   readonly biased?: boolean;
+  /** `halves`: f16 holds inputs and their products with gains exactly, so that rounding to it changes nothing. `giants`: some are beyond it, too. */
+  readonly inputs?: 'halves' | 'giants';
 }
 
 export interface LinearSize {
@@ -32,13 +40,22 @@ export interface LinearRun {
   /** The whole output buffer, gaps and rows beyond the last included. */
   readonly actual: Float32Array;
   readonly expected: Float64Array;
+  /** How far each output can be off if inputs, with their gains, are rounded to the nearest f16; in first order. */
+  readonly rounding: Float64Array;
 }
 
 /** What unwritten outputs hold. */
 const poison = -54321;
 const epsilon = 0.25;
+const largestHalf = 65504;
 const garbage = (length: number) => new Float32Array(length).fill(Number.NaN);
 const silu = (x: number) => x / (1 + Math.exp(-x));
+
+/** Values that f16 cannot hold, and where in a row. */
+const giants: readonly (readonly [number, number])[] = [
+  [3, 1e5],
+  [14, -7e30],
+];
 
 /** Rows lie further apart than they are long; whatever is not of the operands is NaN. */
 export async function runLinear(
@@ -60,12 +77,17 @@ export async function runLinear(
   const gatheredRows = random.permutation(inputRows).slice(0, rows);
 
   const input = garbage((inputRows + 66) * inputStride);
-  for (let row = 0; row < inputRows; row++) input.set(random.normals(inputs), row * inputStride);
+  for (let row = 0; row < inputRows; row++) {
+    const values = random.normals(inputs);
+    input.set(options.inputs ? values.map(roundToHalf) : values, row * inputStride);
+    if (options.inputs === 'giants') for (const [at, value] of giants) input[row * inputStride + (at % inputs)] = value;
+  }
   const weights = store(random.normals(outputs * inputs, inputs ** -0.5), dtype);
   const weightBytes = new Uint8Array(weights.bytes.length + 1024).fill(0xff);
   weightBytes.set(weights.bytes);
   const gain = garbage(gainOffset + inputs + 8);
-  gain.set(random.normals(inputs), gainOffset);
+  const gains = random.normals(inputs);
+  gain.set(options.inputs ? gains.map((value) => 2 ** Math.round(value)) : gains, gainOffset);
   const bias = garbage(biasOffset + outputs + 4);
   bias.set(random.normals(outputs), biasOffset);
   const before = new Float32Array((rows + 2) * outputStride).fill(poison);
@@ -105,6 +127,7 @@ export async function runLinear(
   submit(cache, (pass) => linear.record(pass, rows));
 
   const expected = Float64Array.from(before);
+  const rounding = new Float64Array(before.length);
   for (let row = 0; row < rows; row++) {
     const from = (gathered ? gatheredRows[row] : row) * inputStride;
     const values = Float64Array.from(input.subarray(from, from + inputs));
@@ -112,21 +135,30 @@ export async function runLinear(
       const rms = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / inputs + epsilon);
       for (let i = 0; i < inputs; i++) values[i] *= gain[gainOffset + i] / rms;
     }
+    if (options.inputs === 'giants') values.forEach((value, i) => void (values[i] = Math.max(-largestHalf, Math.min(largestHalf, value))));
+    const errors = new Float64Array(outputs);
     const products = Array.from({ length: outputs }, (_, j) => {
       let sum = biased ? bias[biasOffset + j] : 0;
-      for (let i = 0; i < inputs; i++) sum += values[i] * weights.values[j * inputs + i];
+      for (let i = 0; i < inputs; i++) {
+        const product = values[i] * weights.values[j * inputs + i];
+        sum += product;
+        errors[j] += 2 ** -11 * Math.abs(product);
+      }
       return sum;
     });
     for (let j = 0; j < columns; j++) {
       const value = swiglu ? silu(products[2 * j]) * products[2 * j + 1] : products[j];
       const at = row * outputStride + j;
       expected[at] = accumulate ? before[at] + value : value;
+      // The slope of silu is at most 1.1.
+      const ofGate = 1.1 * errors[2 * j] * (Math.abs(products[2 * j + 1]) + errors[2 * j + 1]);
+      rounding[at] = swiglu ? ofGate + Math.abs(silu(products[2 * j])) * errors[2 * j + 1] : errors[j];
     }
   }
-  return { actual: await readFloats(t.gpu, output), expected };
+  return { actual: await readFloats(t.gpu, output), expected, rounding };
 }
 
 function prepare(cache: LaunchCache, kernel: LinearKernel, args: LinearArguments): Promise<Linear> {
   if (kernel === 'direct') return prepareDirect(cache, args);
-  return kernel === 'chosen' ? prepareLinear(cache, args, 128) : prepareProduct(cache, kernel, args);
+  return kernel === 'chosen' ? prepareLinear(cache, args, 128) : prepareProduct(cache, kernel, args, cache.gpu.features.subgroupMatrices ? undefined : emulated);
 }

@@ -3,6 +3,7 @@ import {
   type MatrixTile,
   matrixMemory,
   matrixTiles,
+  type ProductFrom,
   productsFor,
   type VectorTile,
   vectorMemory,
@@ -89,7 +90,7 @@ spec(
 );
 
 /** A tile's sizes, for the name of a spec. */
-const named = (tile: VectorTile | MatrixTile) => Object.values(tile).join(' ');
+const named = (tile: ProductFrom['tile']) => Object.values(tile).join(' ');
 
 /** In turn, so that each option meets many tiles. */
 const optionsOf = (index: number): LinearOptions => {

@@ -1,4 +1,4 @@
-// What shaders/attention/matrix.wgsl computes, by plain code: invocation `matrixLane` of a subgroup has row lane / 2 of a left matrix, and eight
+// What shaders/subgroup-matrix.wgsl computes, by plain code: invocation `matrixLane` of a subgroup has row lane / 2 of a left matrix, and eight
 // columns of a result, of which it has all that it needs of a right matrix. Rounds where the extension does: operands are f16, sums f32.
 // Few rounds of loops, of which lavapipe allows an invocation 65,536.
 
@@ -16,7 +16,6 @@ struct Result {
 }
 
 var<private> matrixLane: u32;
-var<workgroup> exchanged: array<f32, invocations>;
 
 fn lowHalf(words: vec4<u32>) -> vec4f {
   return vec4f(unpack2x16float(words.x), unpack2x16float(words.y));
@@ -30,17 +29,7 @@ fn leftOf(first: vec4<u32>, second: vec4<u32>) -> Left {
   return Left(array<vec4f, 4>(lowHalf(first), highHalf(first), lowHalf(second), highHalf(second)));
 }
 
-fn loadQueries(at: u32) -> Left {
-  let place = at + matrixLane / 2u * scoreStride;
-  return leftOf(scores[place], scores[place + 1u]);
-}
-
-fn loadWeights(at: u32) -> Left {
-  let place = at + matrixLane / 2u * weightStride;
-  return leftOf(weights[place], weights[place + 1u]);
-}
-
-fn loadKeys(at: u32) -> Right {
+fn loadColumns(at: u32) -> Right {
   var right: Right;
   for (var i = 0u; i < 4u; i++) {
     let place = at + (matrixLane % 2u * 8u + i / 2u * 4u) * stagedStride + i % 2u;
@@ -63,16 +52,6 @@ fn loadKeys(at: u32) -> Right {
   return right;
 }
 
-fn loadValues(at: u32) -> Right {
-  var right: Right;
-  for (var r = 0u; r < 16u; r++) {
-    let words = staged[at + r * stagedStride + matrixLane % 2u];
-    right.rows[2u * r] = lowHalf(words);
-    right.rows[2u * r + 1u] = highHalf(words);
-  }
-  return right;
-}
-
 fn zeroResult() -> Result {
   return Result();
 }
@@ -88,31 +67,4 @@ fn multiplyAdd(left: Left, right: Right, sum: Result) -> Result {
     high += x.x * r.rows[8u * q + 1u] + x.y * r.rows[8u * q + 3u] + x.z * r.rows[8u * q + 5u] + x.w * r.rows[8u * q + 7u];
   }
   return Result(low, high);
-}
-
-fn placeOfResult(at: u32) -> u32 {
-  return at + matrixLane / 2u * scoreStride + matrixLane % 2u * 2u;
-}
-
-fn storeResult(at: u32, result: Result) {
-  scores[placeOfResult(at)] = bitcast<vec4<u32>>(result.low);
-  scores[placeOfResult(at) + 1u] = bitcast<vec4<u32>>(result.high);
-}
-
-fn loadResult(at: u32) -> Result {
-  return Result(bitcast<vec4f>(scores[placeOfResult(at)]), bitcast<vec4f>(scores[placeOfResult(at) + 1u]));
-}
-
-fn fromPartner(value: f32, local: u32) -> f32 {
-  exchanged[local] = value;
-  workgroupBarrier();
-  let partner = exchanged[local ^ partnerBit];
-  workgroupBarrier();
-  return partner;
-}
-
-@compute @workgroup_size(invocations)
-fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) local: u32) {
-  matrixLane = local % 32u;
-  attendRows(workgroup, local, local / 32u, matrixLane);
 }

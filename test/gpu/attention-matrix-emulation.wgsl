@@ -1,0 +1,50 @@
+// What shaders/attention/matrix.wgsl does, with matrix-emulation.wgsl.
+
+var<workgroup> exchanged: array<f32, invocations>;
+
+fn loadQueries(at: u32) -> Left {
+  let place = at + matrixLane / 2u * scoreStride;
+  return leftOf(scores[place], scores[place + 1u]);
+}
+
+fn loadWeights(at: u32) -> Left {
+  let place = at + matrixLane / 2u * weightStride;
+  return leftOf(weights[place], weights[place + 1u]);
+}
+
+fn loadValues(at: u32) -> Right {
+  var right: Right;
+  for (var r = 0u; r < 16u; r++) {
+    let words = staged[at + r * stagedStride + matrixLane % 2u];
+    right.rows[2u * r] = lowHalf(words);
+    right.rows[2u * r + 1u] = highHalf(words);
+  }
+  return right;
+}
+
+fn placeOfResult(at: u32) -> u32 {
+  return at + matrixLane / 2u * scoreStride + matrixLane % 2u * 2u;
+}
+
+fn storeResult(at: u32, result: Result) {
+  scores[placeOfResult(at)] = bitcast<vec4<u32>>(result.low);
+  scores[placeOfResult(at) + 1u] = bitcast<vec4<u32>>(result.high);
+}
+
+fn loadResult(at: u32) -> Result {
+  return Result(bitcast<vec4f>(scores[placeOfResult(at)]), bitcast<vec4f>(scores[placeOfResult(at) + 1u]));
+}
+
+fn fromPartner(value: f32, local: u32) -> f32 {
+  exchanged[local] = value;
+  workgroupBarrier();
+  let partner = exchanged[local ^ partnerBit];
+  workgroupBarrier();
+  return partner;
+}
+
+@compute @workgroup_size(invocations)
+fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) local: u32) {
+  matrixLane = local % 32u;
+  attendRows(workgroup, local, local / 32u, matrixLane);
+}
