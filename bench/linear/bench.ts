@@ -1,9 +1,9 @@
 import type { Gpu } from 'pagewise';
-import { matrixMemory, matrixTiles, type Product, productsFor, vectorMemory, vectorTiles } from '../../src/engine/tiles.ts';
+import { matrixTiles, type Product, productMemory, subgroupTileSize, subgroupTiles, vectorTiles } from '../../src/engine/tiles.ts';
 import { type Ceilings, measureCeilings } from '../attention/ceilings.ts';
 import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
 import { passTimer, sampleWarm, timerNote } from '../timestamps.ts';
-import { type LinearCase, type LinearShape, OpenLinear } from './case.ts';
+import { type LinearCase, type LinearShape, OpenLinear, productOf } from './case.ts';
 
 interface Section {
   readonly title: string;
@@ -19,23 +19,29 @@ export async function benchLinear(gpu: Gpu, host: BenchHost, options: BenchOptio
   const rows: BenchRow[] = [
     rowOf('read ceiling', {}, 'GB/s', [ceilings.read / 1e9]),
     rowOf('f32 FMA ceiling', {}, 'GFLOP/s', [ceilings.fma / 1e9]),
+    ...(ceilings.matrices === undefined ? [] : [rowOf('f16 matrix ceiling', {}, 'GFLOP/s', [ceilings.matrices / 1e9])]),
   ];
   const { filter } = options;
-  const all = small ? smallSections(options) : sectionsOf();
+  const all = [...(small ? smallSections(options) : sectionsOf()), ...(gpu.features.subgroupMatrices ? matrixSections(small) : [])];
   // Sweeps take minutes: they are there for whom asks for them.
   const sections = all.filter(({ title }) => (filter === undefined ? small || !title.startsWith('sweep') : title.includes(filter)));
   const { maxComputeWorkgroupStorageSize: memory } = gpu.limits;
   for (const { title, cases } of sections) {
-    for (const one of cases) {
-      if (one.product && memoryOf(one.product) > memory) continue;
-      rows.push(...(await measure(gpu, one, title, ceilings, rounds, small)));
+    for (const one of cases.flatMap((one) => bothWays(gpu, one))) {
+      if (one.product && productMemory(one.product) > memory) continue;
+      try {
+        rows.push(...(await measure(gpu, one, title, ceilings, rounds, small)));
+      } catch (error) {
+        if (!title.startsWith('sweep') || gpu.loss) throw error;
+        host.print(`${one.shape.name}, ${kernelName(gpu, one)}: ${error instanceof Error ? error.message.split('\n', 1)[0] : error}`);
+      }
     }
     host.print(`${title}: done`);
   }
   const notes = [
     timerNote(gpu),
     `Medians of ${rounds} rounds; each sample is a pass of many products over copies of the matrix that together exceed the cache. A launch waits for the one before it.`,
-    'The share is of the longer of two times: of reading and writing everything once, and of the multiply-adds, at the ceilings measured in this run. Every case was checked against float64.',
+    'The share is of the longer of two times: of reading and writing everything once, and of the multiply-adds (by matrices: of their products), at the ceilings measured in this run. Every case was checked against float64.',
   ];
   return { rows, notes };
 }
@@ -58,10 +64,10 @@ async function measure(
     const times = await sampleWarm(rounds, small, (times) => open.time(timer, times * count));
     const { shape, rows, dtype } = one;
     const reading = open.bytes / ceilings.read;
-    const arithmetic = open.operations / ceilings.fma;
+    const arithmetic = open.operations / ((open.byMatrices && ceilings.matrices) || ceilings.fma);
     const kernel = kernelName(gpu, one);
     const params = { matrix: `${shape.name} ${shape.inputs} to ${shape.outputs}`, rows, weights: dtype, kernel };
-    const bound = reading > arithmetic ? 'reading' : 'arithmetic';
+    const bound = reading > arithmetic ? 'reading' : open.byMatrices ? 'matrices' : 'arithmetic';
     return [
       rowOf(
         title,
@@ -82,15 +88,16 @@ async function measure(
   }
 }
 
-function memoryOf(product: Product): number {
-  return product.kernel === 'matvec' ? vectorMemory(product.tile) : matrixMemory(product.tile);
+/** Which kernel it was, with its tile in the order of src/engine/tiles.ts. */
+function kernelName(gpu: Gpu, one: LinearCase): string {
+  const product = productOf(gpu, one);
+  return product ? `${product.kernel} ${Object.values(product.tile).join(' ')}` : 'direct';
 }
 
-/** Which kernel it was, with its tile in the order of src/engine/tiles.ts. */
-function kernelName({ adapter, limits }: Gpu, { shape, rows, product }: LinearCase): string {
-  if (!product && adapter.software) return 'direct';
-  const { kernel, tile } = product ?? (productsFor(shape.outputs, rows, limits.maxComputeWorkgroupStorageSize).at(-1) as Product);
-  return `${kernel} ${Object.values(tile).join(' ')}`;
+/** A case, and where matrices serve it, what there would be without them. */
+function bothWays(gpu: Gpu, one: LinearCase): readonly LinearCase[] {
+  const isChosen = !one.product && productOf(gpu, one)?.kernel === 'matmul by matrices';
+  return isChosen ? [one, { ...one, subgroupMatrices: false }] : [one];
 }
 
 type Model = Readonly<Record<'qkv' | 'output' | 'gateUp' | 'down' | 'head', LinearShape>>;
@@ -139,6 +146,28 @@ function sectionsOf(): readonly Section[] {
       cases: [billion.gateUp, billion.down, ...(rows <= 128 ? [shipped.gateUp] : [])].flatMap((shape) => sweepOf(shape, rows)),
     })),
   ];
+}
+
+/** All tiles by matrices that make sense for so many rows, beside what there is without them and what is chosen. */
+function matrixSweepOf(shape: LinearShape, rows: number): readonly LinearCase[] {
+  const tiles = subgroupTiles.filter((tile) => {
+    const { rowTile, columnTile } = subgroupTileSize(tile);
+    return rows < 256 ? rowTile <= Math.max(32, rows) && 2 * rowTile >= Math.min(32, rows) : rowTile >= 64 && columnTile >= 64;
+  });
+  return [
+    { shape, rows, dtype: 'f16' },
+    ...tiles.map((tile): LinearCase => {
+      return { shape, rows, dtype: 'f16', product: { kernel: 'matmul by matrices', tile } };
+    }),
+  ];
+}
+
+function matrixSections(small: boolean): readonly Section[] {
+  const model = small ? modelOf(64, 96, 128, 512) : billion;
+  return (small ? [33] : [16, 64, 512, 2048]).map((rows) => ({
+    title: `sweep by matrices, ${rows} rows`,
+    cases: [model.gateUp, model.down].flatMap((shape) => matrixSweepOf(shape, rows)),
+  }));
 }
 
 /** Of the same kind as on a GPU, with little to do. */

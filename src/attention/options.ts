@@ -14,6 +14,8 @@ export interface PagedAttentionOptions {
   readonly targetWorkgroups?: number;
   /** Most invocations of an attention workgroup, up to 256; default: what suits the adapter. */
   readonly maxInvocations?: number;
+  /** Prefill by subgroup matrices where the device has them and keys have 16 or 8 bits: queries and weights are rounded to f16. Default true. */
+  readonly subgroupMatrices?: boolean;
   /** What `tune` found on this device; anything else, of another device too, is ignored. The options above have precedence. */
   readonly tuning?: unknown;
   /** Hears why a tuning, or a part of it, was ignored. */

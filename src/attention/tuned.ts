@@ -122,6 +122,7 @@ export interface KernelChoice {
 export interface ChoiceOptions extends Partial<Split> {
   readonly maxInvocations?: number;
   readonly deterministic?: boolean;
+  readonly subgroupMatrices?: boolean;
   readonly tuning?: unknown;
   readonly onTuningProblem?: (problem: string) => void;
 }
@@ -133,7 +134,7 @@ export interface ChoiceOptions extends Partial<Split> {
 export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOptions = {}): KernelChoice {
   const { deterministic = false, tuning, onTuningProblem } = options;
   const entries = tuning === undefined ? [] : nearestEntries(readTuning(gpu, tuning, onTuningProblem), shape);
-  const space = tileSpace(gpu, shape, options.maxInvocations);
+  const space = tileSpace(gpu, shape, options.maxInvocations, options.subgroupMatrices);
   const decode = pickTile('decode', space.decode, entries, onTuningProblem);
   const prefill = pickTile('prefill', space.prefill, entries, onTuningProblem);
   const plainPrefill = space.prefill.find((tile): tile is PrefillTile => !isMatrixTile(tile));
@@ -164,11 +165,12 @@ export function workgroupsPerItem({ numHeads, numKvHeads }: AttentionShape, { he
   return numKvHeads * Math.ceil(numHeads / numKvHeads / headTile);
 }
 
-/** All tiles that a device can run for a shape, as far as tuning looks; the default first. */
+/** All tiles that a device can run for a shape, as far as tuning looks; the default first. @param matrices false: none by matrices */
 export function tileSpace(
   { limits, adapter, features, subgroupMinSize, wgslLanguageFeatures }: Gpu,
   shape: AttentionShape,
   most?: number,
+  matrices = true,
 ): { readonly decode: readonly DecodeTile[]; readonly prefill: readonly (PrefillTile | MatrixPrefillTile)[] } {
   const groupSize = shape.numHeads / shape.numKvHeads;
   const memory = limits.maxComputeWorkgroupStorageSize;
@@ -178,7 +180,7 @@ export function tileSpace(
   return {
     decode: decodeTileSpace(shape, groupSize, memory, invocations, hasProducts ? subgroupMinSize : 0, most),
     prefill: [
-      ...(features.subgroupMatrices ? matrixTileSpace(shape, groupSize, memory, invocations) : []),
+      ...(matrices && features.subgroupMatrices ? matrixTileSpace(shape, groupSize, memory, invocations) : []),
       ...prefillTileSpace(shape, groupSize, memory, invocations, most),
     ],
   };

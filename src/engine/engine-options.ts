@@ -28,6 +28,11 @@ export interface EngineOptions {
   readonly prefixCaching?: boolean;
   /** Most requests that wait, because `maxSequences` run or blocks are short; more are refused with `EngineBusyError`. Default: no limit. */
   readonly maxWaiting?: number;
+  /**
+   * Compute on a GPU's matrix units where the device has subgroup matrices: prompts' attention over keys of 16 or 8 bits, and products with 16-bit weights in
+   * steps of 16 rows and more. Inputs are rounded to f16 then, sums are f32. Default true; false: f32 throughout.
+   */
+  readonly subgroupMatrices?: boolean;
   /** Default `on`; `verify` holds every launch against its full key. */
   readonly launchCache?: LaunchCacheMode;
   /** What `Engine.manifest` gave at an earlier visit: its pipelines are compiled while the weights are on their way. */

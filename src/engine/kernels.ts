@@ -17,14 +17,7 @@ import { type AnyKernel, defineKernel, frozen, gridCount, key, perCall, readBuff
 import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
 import type { WeightDtype } from './safetensors.ts';
 import { samplingPrelude } from './sampling-plan.ts';
-import {
-  type MatrixTile,
-  matrixMemory,
-  type SubgroupTile,
-  subgroupMemory,
-  type VectorTile,
-  vectorMemory,
-} from './tiles.ts';
+import { type MatrixTile, matrixMemory, type SubgroupTile, subgroupMemory, type VectorTile, vectorMemory } from './tiles.ts';
 
 /** The WGSL constants of shaders/model/weights.wgsl. */
 export const weightDtypeCodes: Readonly<Record<WeightDtype, number>> = { f32: 0, f16: 1, bf16: 2 };

@@ -40,6 +40,8 @@ export interface ModelOptions {
   readonly maxLogprobs?: number;
   /** Room for repetition, presence and frequency penalties: 2 bytes for each token of the vocabulary and sequence (128k tokens, 64 sequences: 16 MB). Default true. */
   readonly penalties?: boolean;
+  /** As that of `EngineOptions`. */
+  readonly subgroupMatrices?: boolean;
   /** As those of `PagedAttentionOptions`. */
   readonly tuning?: unknown;
   readonly onTuningProblem?: (problem: string) => void;
@@ -99,11 +101,11 @@ export class LlamaModel {
     this.#cache = cache;
     this.#config = config;
     this.#options = options;
-    const { maxTokensPerStep, maxLogitRows, tuning, onTuningProblem } = options;
+    const { maxTokensPerStep, maxLogitRows, subgroupMatrices, tuning, onTuningProblem } = options;
     const extraPlanWords = maxTokensPerStep + maxLogitRows + samplingPlanWords(maxLogitRows);
     this.#attention = new PagedAttention(cache, kv, {
       ...{ numHeads: config.numHeads, maxTokensPerStep, extraPlanWords },
-      ...{ tuning, onTuningProblem },
+      ...{ subgroupMatrices, tuning, onTuningProblem },
     });
     const { vocabSize } = config;
     try {
@@ -230,7 +232,7 @@ export class LlamaModel {
 
   async #prepare(kv: KvCache, weights: ModelWeights, onPipelines?: (done: number, total: number) => void): Promise<void> {
     const { hiddenSize, intermediateSize, numHeads, numKvHeads, headDim } = this.#config;
-    const { maxTokensPerStep, maxLogitRows } = this.#options;
+    const { maxTokensPerStep, maxLogitRows, subgroupMatrices } = this.#options;
     const querySize = numHeads * headDim;
     const qkvSize = querySize + 2 * numKvHeads * headDim;
     const hidden = this.#buffer('hidden', maxTokensPerStep * hiddenSize);
@@ -251,6 +253,12 @@ export class LlamaModel {
         onPipelines?.(++done, total);
         return result;
       });
+    };
+    // Each product that a kernel by matrices does not compile for goes without; one is enough to be told of.
+    let isTold = false;
+    const onFallback = (kernel: string, reason: unknown): void => {
+      if (!isTold) this.#cache.reportFallback(kernel, reason);
+      isTold = true;
     };
     const { gains: gain, biases: bias } = weights;
     const linear = (matrix: Matrix, input: GPUBuffer, output: GPUBuffer, options: Partial<LinearArguments>): Promise<Linear> =>
@@ -281,6 +289,7 @@ export class LlamaModel {
             ...options,
           },
           options.gathered ? maxLogitRows : maxTokensPerStep,
+          { subgroupMatrices, onFallback },
         ),
       );
     const { attentionBias, mlpBias, numLayers } = this.#config;

@@ -228,7 +228,12 @@ export function productsFor(outputs: number, maxRows: number, memory: number, su
     return product;
   });
   /** From so many rows on, which give enough workgroups, instead of what was there for as many. */
-  const add = ({ fromRows, workgroups }: { fromRows: number; workgroups: number }, rowTile: number, columnTile: number, product: Product) => {
+  const add = (
+    { fromRows, workgroups }: { fromRows: number; workgroups: number },
+    rowTile: number,
+    columnTile: number,
+    product: Product,
+  ) => {
     const rowTiles = Math.ceil(workgroups / Math.ceil(outputs / columnTile));
     const first = Math.max(fromRows, (rowTiles - 1) * rowTile + 1);
     while (products[products.length - 1].from >= first) products.pop();

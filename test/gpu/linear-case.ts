@@ -135,7 +135,7 @@ export async function runLinear(
       const rms = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / inputs + epsilon);
       for (let i = 0; i < inputs; i++) values[i] *= gain[gainOffset + i] / rms;
     }
-    if (options.inputs === 'giants') values.forEach((value, i) => void (values[i] = Math.max(-largestHalf, Math.min(largestHalf, value))));
+    if (options.inputs === 'giants') for (let i = 0; i < inputs; i++) values[i] = Math.max(-largestHalf, Math.min(largestHalf, values[i]));
     const errors = new Float64Array(outputs);
     const products = Array.from({ length: outputs }, (_, j) => {
       let sum = biased ? bias[biasOffset + j] : 0;
@@ -160,5 +160,7 @@ export async function runLinear(
 
 function prepare(cache: LaunchCache, kernel: LinearKernel, args: LinearArguments): Promise<Linear> {
   if (kernel === 'direct') return prepareDirect(cache, args);
-  return kernel === 'chosen' ? prepareLinear(cache, args, 128) : prepareProduct(cache, kernel, args, cache.gpu.features.subgroupMatrices ? undefined : emulated);
+  return kernel === 'chosen'
+    ? prepareLinear(cache, args, 128)
+    : prepareProduct(cache, kernel, args, cache.gpu.features.subgroupMatrices ? undefined : emulated);
 }

@@ -1,14 +1,32 @@
 import { describe, expect, it } from 'vitest';
-import { matmulKernel, matvecKernel } from '../../src/engine/kernels.ts';
-import { matrixMemory, matrixTiles, type ProductFrom, productsFor, vectorMemory, vectorTiles } from '../../src/engine/tiles.ts';
+import { matmulKernel, matmulMatrixKernel, matvecKernel } from '../../src/engine/kernels.ts';
+import {
+  matrixMemory,
+  matrixTiles,
+  type ProductFrom,
+  productMemory,
+  productsFor,
+  subgroupMemory,
+  subgroupTileSize,
+  subgroupTiles,
+  vectorMemory,
+  vectorTiles,
+} from '../../src/engine/tiles.ts';
 import { joinSource } from '../../src/launch/kernel.ts';
 import { workgroupMemory } from './workgroup-memory.ts';
 
 const defaultMemory = 16384;
 const matrices = [1, 32, 320, 768, 1536, 2048, 3072, 4096, 16384, 128256];
-const all = matrices.flatMap((outputs) => [defaultMemory, 32768, 49152].flatMap((memory) => productsFor(outputs, 2 ** 20, memory)));
-const invocations = ({ kernel, tile }: ProductFrom) =>
-  kernel === 'matvec' ? tile.lanes * tile.teams : (tile.rowTile / tile.rowsPerThread) * (tile.columnTile / tile.columnsPerThread);
+const byMatrices = [false, true];
+const all = matrices.flatMap((outputs) =>
+  [defaultMemory, 32768, 49152].flatMap((memory) => byMatrices.flatMap((is) => productsFor(outputs, 2 ** 20, memory, is))),
+);
+
+function invocations({ kernel, tile }: ProductFrom): number {
+  if (kernel === 'matvec') return tile.lanes * tile.teams;
+  if (kernel === 'matmul') return (tile.rowTile / tile.rowsPerThread) * (tile.columnTile / tile.columnsPerThread);
+  return 32 * tile.rowGroups * tile.columnGroups * tile.depthGroups;
+}
 
 describe('the tiles of matrix products', () => {
   it.each(vectorTiles.map((tile) => [JSON.stringify(tile), tile] as const))('take the memory that their text says: %s', (_, tile) => {
@@ -21,31 +39,38 @@ describe('the tiles of matrix products', () => {
     expect([(tile.rowTile / tile.rowsPerThread) % 4, (tile.columnTile / tile.columnsPerThread) % 8, tile.depth % 8]).toEqual([0, 0, 0]);
   });
 
+  it.each(subgroupTiles.map((tile) => [JSON.stringify(tile), tile] as const))('take the memory that their text says: %s', (_, tile) => {
+    expect(subgroupMemory(tile)).toBe(workgroupMemory(joinSource({ ...matmulMatrixKernel, unroll: undefined } as never, { ...tile })));
+    const { depth, depthGroups, columnBlocks } = tile;
+    expect([depth % (16 * depthGroups), Math.log2(depth) % 1, columnBlocks > 1 ? columnBlocks % 2 : 0]).toEqual([0, 0, 0]);
+  });
+
   it('are among those that are tested and measured', () => {
-    const known = new Set([...vectorTiles, ...matrixTiles].map((tile) => JSON.stringify(tile)));
+    const known = new Set([...vectorTiles, ...matrixTiles, ...subgroupTiles].map((tile) => JSON.stringify(tile)));
     for (const { tile } of all) expect(known).toContain(JSON.stringify(tile));
   });
 
   it('fit into what any device grants', () => {
     for (const product of all) expect(invocations(product)).toBeLessThanOrEqual(256);
     for (const outputs of matrices) {
-      for (const product of productsFor(outputs, 2 ** 20, defaultMemory)) {
-        const bytes = product.kernel === 'matvec' ? vectorMemory(product.tile) : matrixMemory(product.tile);
-        expect(bytes).toBeLessThanOrEqual(defaultMemory);
-      }
+      for (const product of byMatrices.flatMap((is) => productsFor(outputs, 2 ** 20, defaultMemory, is)))
+        expect(productMemory(product)).toBeLessThanOrEqual(defaultMemory);
     }
   });
 });
 
 describe('the choice of a kernel', () => {
-  const froms = (outputs: number, maxRows: number, memory = 49152) =>
-    productsFor(outputs, maxRows, memory).map(({ from, kernel, tile }) => `${from}: ${kernel} ${tile.rowTile}`);
+  const sizeOf = ({ kernel, tile }: ProductFrom) => (kernel === 'matmul by matrices' ? subgroupTileSize(tile).rowTile : tile.rowTile);
+  const froms = (outputs: number, maxRows: number, memory = 49152, subgroupMatrices = false) =>
+    productsFor(outputs, maxRows, memory, subgroupMatrices).map((product) => `${product.from}: ${product.kernel} ${sizeOf(product)}`);
 
   it('goes by the rows, and has every row once', () => {
     for (const outputs of matrices) {
-      const starts = productsFor(outputs, 2 ** 20, 49152).map(({ from }) => from);
-      expect(starts[0]).toBe(1);
-      expect([...new Set(starts)].sort((a, b) => a - b)).toEqual(starts);
+      for (const is of byMatrices) {
+        const starts = productsFor(outputs, 2 ** 20, 49152, is).map(({ from }) => from);
+        expect(starts[0]).toBe(1);
+        expect([...new Set(starts)].sort((a, b) => a - b)).toEqual(starts);
+      }
     }
   });
 
@@ -63,5 +88,16 @@ describe('the choice of a kernel', () => {
   it('leaves out what no step has the rows for', () => {
     expect(froms(320, 1)).toEqual(['1: matvec 1']);
     expect(froms(768, 128)).toEqual(['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8']);
+  });
+
+  it('takes matrices from 16 rows on, and no other kernel then', () => {
+    for (const outputs of matrices) {
+      for (const memory of [defaultMemory, 49152]) {
+        const products = productsFor(outputs, 2 ** 20, memory, true);
+        expect(products.filter(({ from }) => from >= 16).every(({ kernel }) => kernel === 'matmul by matrices')).toBe(true);
+        expect(products.find(({ from }) => from >= 16)?.from).toBe(16);
+        expect(products.filter(({ from }) => from < 16)).toEqual(productsFor(outputs, 15, memory));
+      }
+    }
   });
 });
