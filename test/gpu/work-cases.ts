@@ -138,7 +138,7 @@ export class ShippedWork {
       ...{ numBlocks: 257, maxSequences: 8, maxBlocksPerSequence: 64 },
     });
     const cache = new LaunchCache(hardware);
-    const model = await LlamaModel.create(cache, kv, config, weights, { maxTokensPerStep: 128, maxLogitRows: 8 });
+    const model = await LlamaModel.create(cache, kv, config, weights, { maxTokensPerStep: 128, maxLogitRows: 8, subgroupMatrices: false });
     return new ShippedWork(watch, kv, model, () => {
       for (const owned of [model, cache, kv, weights]) owned.destroy();
     });

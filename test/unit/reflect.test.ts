@@ -90,6 +90,7 @@ describe.each(kernels.map((kernel) => [kernel.name, kernel] as const))('%s', (_,
     const enabled: Readonly<Record<string, readonly string[]>> = {
       'decode by subgroups': ['enable subgroups;'],
       'prefill by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
+      'matmul by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
     };
     const needed = [...wgsl.matchAll(/^\s*(?:enable|requires)\b.*$/gm)].map(([line]) => line.trim());
     expect(needed).toEqual(enabled[kernel.name] ?? []);
