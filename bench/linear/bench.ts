@@ -152,7 +152,8 @@ function sectionsOf(): readonly Section[] {
 function matrixSweepOf(shape: LinearShape, rows: number): readonly LinearCase[] {
   const tiles = subgroupTiles.filter((tile) => {
     const { rowTile, columnTile } = subgroupTileSize(tile);
-    return rows < 256 ? rowTile <= Math.max(32, rows) && 2 * rowTile >= Math.min(32, rows) : rowTile >= 64 && columnTile >= 64;
+    if (rows >= 256) return rowTile >= 64 && columnTile >= 64 && tile.depthGroups === 1;
+    return rowTile <= Math.max(32, rows) && 2 * rowTile >= Math.min(64, rows);
   });
   return [
     { shape, rows, dtype: 'f16' },

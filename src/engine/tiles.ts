@@ -111,18 +111,23 @@ export const matrixTiles: readonly MatrixTile[] = [
 ];
 
 export const subgroupTiles: readonly SubgroupTile[] = [
+  subgroupTile([1, 1, 8], [1, 2], 256), // 16 x 32
   subgroupTile([1, 2, 4], [1, 2], 128), // 16 x 64
   subgroupTile([1, 1, 4], [2, 2], 64), // 32 x 32
+  subgroupTile([1, 1, 8], [2, 2], 256),
   subgroupTile([1, 2, 2], [2, 2], 64), // 32 x 64
-  subgroupTile([1, 1, 4], [4, 1], 64), // 64 x 16
+  subgroupTile([1, 2, 4], [2, 2], 128),
+  subgroupTile([1, 1, 8], [4, 1], 256), // 64 x 16
   subgroupTile([1, 1, 4], [4, 2], 64), // 64 x 32
   subgroupTile([2, 1, 4], [2, 2], 128),
-  subgroupTile([2, 2, 1], [2, 2], 32), // 64 x 64
-  subgroupTile([2, 2, 1], [2, 2], 64),
+  subgroupTile([2, 2, 1], [2, 2], 64), // 64 x 64
   subgroupTile([2, 2, 2], [2, 2], 64),
-  subgroupTile([1, 4, 1], [4, 2], 32), // 64 x 128
-  subgroupTile([2, 2, 1], [2, 4], 32),
+  subgroupTile([2, 2, 2], [2, 2], 128),
+  subgroupTile([2, 2, 1], [2, 4], 32), // 64 x 128
   subgroupTile([2, 2, 1], [2, 4], 32, 2),
+  subgroupTile([2, 4, 1], [2, 2], 64),
+  subgroupTile([1, 4, 1], [4, 2], 32),
+  subgroupTile([1, 4, 1], [4, 2], 64),
   subgroupTile([1, 4, 1], [4, 4], 32), // 64 x 256
   subgroupTile([2, 2, 1], [4, 4], 32), // 128 x 128
   subgroupTile([2, 2, 1], [4, 4], 32, 2),
@@ -170,14 +175,15 @@ const manyRows: readonly (FromWorkgroups<MatrixTile> & { readonly fromRows: numb
 ];
 
 /**
- * By matrices: from how many rows at least, by workgroups as above. Not measured yet. The first is for any number of workgroups: fewer rows than
- * it is for are left to the plain kernels.
+ * By matrices: from how many rows at least, by workgroups as above. What needs more workgroup memory than there is is left out. Not measured yet.
+ * The first two are for any number of workgroups, and for the least memory; fewer rows are left to the plain kernels.
  */
 const byMatrices: readonly (FromWorkgroups<SubgroupTile> & { readonly fromRows: number })[] = [
   { fromRows: 16, workgroups: 0, tile: subgroupTile([1, 1, 4], [2, 2], 64) },
   { fromRows: 33, workgroups: 0, tile: subgroupTile([1, 1, 4], [4, 2], 64) },
-  { fromRows: 49, workgroups: 200, tile: subgroupTile([2, 2, 1], [2, 2], 64) },
-  { fromRows: 65, workgroups: 240, tile: subgroupTile([2, 2, 1], [2, 4], 32) },
+  { fromRows: 33, workgroups: 0, tile: subgroupTile([2, 1, 4], [2, 2], 128) },
+  { fromRows: 33, workgroups: 100, tile: subgroupTile([2, 4, 1], [2, 2], 64) },
+  { fromRows: 65, workgroups: 200, tile: subgroupTile([2, 2, 1], [2, 4], 32) },
   { fromRows: 129, workgroups: 256, tile: subgroupTile([2, 4, 1], [4, 2], 32) },
 ];
 

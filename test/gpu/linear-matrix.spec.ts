@@ -106,8 +106,9 @@ const used = new Set(
 /** Of a tile that is too large for a device, what fits: the same but for how much of the operands is in workgroup memory. */
 function fitting(t: SpecContext, one: SubgroupTile): SubgroupTile {
   if (subgroupMemory(one) <= t.gpu.limits.maxComputeWorkgroupStorageSize) return one;
-  t.log('in one stage of depth 32: the device lacks workgroup memory');
-  return { ...one, depth: 32, stages: 1 };
+  const depth = Math.max(32, 16 * one.depthGroups);
+  t.log(`in one stage of depth ${depth}: the device lacks workgroup memory`);
+  return { ...one, depth, stages: 1 };
 }
 
 for (const [i, one] of subgroupTiles.entries()) {
