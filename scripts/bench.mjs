@@ -16,7 +16,8 @@ const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|gener
 
   launch    what a launch costs the host, by every way to make one
   attention what attention costs the GPU, and its share of what the memory or the arithmetic allows
-  linear    what the model's matrix products cost the GPU, and their share of the same; every tile (--filter sweep)
+  linear    what the model's matrix products cost the GPU, and their share of the same; every tile (--filter sweep),
+            of subgroup matrices alone (--filter "sweep by matrices")
   compare   our attention, onnxruntime-web's (in Chromium) and a plain contiguous one: the same tensors, in turn;
             and the whole model, decoded by us and by onnxruntime-web (--filter "whole model")
   cold      the time to the first token, with and without a warm-up manifest

@@ -11,13 +11,11 @@ import { type LinearKernel, type LinearOptions, type LinearSize, runLinear } fro
 
 const byMatrices = (tile: SubgroupTile): LinearKernel => ({ kernel: 'matmul by matrices', tile });
 
-/** Each option alone, those that models combine, and all at once. */
+/** As models combine them, and all at once. */
 const combinations: Readonly<Record<string, LinearOptions>> = {
   'f16, plain': { dtype: 'f16' },
-  'f16, normalized': { dtype: 'f16', normalized: true },
-  'f16, accumulate': { dtype: 'f16', accumulate: true },
-  'f16, gathered': { dtype: 'f16', gathered: true },
-  'f16, biased': { dtype: 'f16', biased: true },
+  'f16, normalized biased': { dtype: 'f16', normalized: true, biased: true },
+  'f16, accumulate biased': { dtype: 'f16', accumulate: true, biased: true },
   'f16, swiglu': { dtype: 'f16', swiglu: true },
   'f16, normalized swiglu': { dtype: 'f16', normalized: true, swiglu: true },
   'bf16, normalized gathered': { dtype: 'bf16', normalized: true, gathered: true },
