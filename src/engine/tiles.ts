@@ -175,16 +175,22 @@ const manyRows: readonly (FromWorkgroups<MatrixTile> & { readonly fromRows: numb
 ];
 
 /**
- * By matrices: from how many rows at least, by workgroups as above. What needs more workgroup memory than there is is left out. Not measured yet.
- * The first two are for any number of workgroups, and for the least memory; fewer rows are left to the plain kernels.
+ * By matrices: from how many rows at least, by workgroups as above, and up to which number of rows the tile is worth it. What needs more workgroup
+ * memory than there is is left out. On the H100, us against the best plain kernel for Llama 3.2 1B's gate and up (16,384 columns): 16 rows 36 and
+ * 65, 64 rows 63 and 192, 512 rows 274 and 1,110, 2,048 rows 1,084 and 4,368; down (2,048 columns): 16 rows 41 and 31, which is why few columns
+ * wait for 25 rows, 64 rows 49 and 118, 512 rows 220 and 717, 2,048 rows 574 and 2,067. The first two are for any number of workgroups, the first
+ * for the least memory.
  */
-const byMatrices: readonly (FromWorkgroups<SubgroupTile> & { readonly fromRows: number })[] = [
-  { fromRows: 16, workgroups: 0, tile: subgroupTile([1, 1, 4], [2, 2], 64) },
-  { fromRows: 33, workgroups: 0, tile: subgroupTile([1, 1, 4], [4, 2], 64) },
-  { fromRows: 33, workgroups: 0, tile: subgroupTile([2, 1, 4], [2, 2], 128) },
-  { fromRows: 33, workgroups: 100, tile: subgroupTile([2, 4, 1], [2, 2], 64) },
-  { fromRows: 65, workgroups: 200, tile: subgroupTile([2, 2, 1], [2, 4], 32) },
-  { fromRows: 129, workgroups: 256, tile: subgroupTile([2, 4, 1], [4, 2], 32) },
+const byMatrices: readonly (FromWorkgroups<SubgroupTile> & { readonly fromRows: number; readonly untilRows?: number })[] = [
+  { fromRows: 49, workgroups: 0, tile: subgroupTile([1, 1, 4], [4, 2], 64) },
+  { fromRows: 33, workgroups: 0, tile: subgroupTile([1, 1, 8], [2, 2], 256) },
+  { fromRows: 25, workgroups: 64, tile: subgroupTile([1, 1, 8], [2, 2], 256) },
+  { fromRows: 16, untilRows: 16, workgroups: 256, tile: subgroupTile([1, 2, 4], [1, 2], 128) },
+  { fromRows: 17, untilRows: 32, workgroups: 512, tile: subgroupTile([1, 1, 4], [2, 2], 64) },
+  { fromRows: 33, untilRows: 64, workgroups: 256, tile: subgroupTile([2, 2, 2], [2, 2], 64) },
+  { fromRows: 65, workgroups: 128, tile: subgroupTile([2, 4, 1], [2, 2], 64) },
+  { fromRows: 65, workgroups: 256, tile: subgroupTile([1, 4, 1], [4, 2], 32) },
+  { fromRows: 129, workgroups: 128, tile: subgroupTile([2, 4, 1], [4, 4], 32) },
 ];
 
 /** Input rows and columns of a workgroup. */
@@ -235,13 +241,14 @@ export function productsFor(outputs: number, maxRows: number, memory: number, su
   });
   /** From so many rows on, which give enough workgroups, instead of what was there for as many. */
   const add = (
-    { fromRows, workgroups }: { fromRows: number; workgroups: number },
+    { fromRows, untilRows = Number.POSITIVE_INFINITY, workgroups }: { fromRows: number; untilRows?: number; workgroups: number },
     rowTile: number,
     columnTile: number,
     product: Product,
   ) => {
     const rowTiles = Math.ceil(workgroups / Math.ceil(outputs / columnTile));
     const first = Math.max(fromRows, (rowTiles - 1) * rowTile + 1);
+    if (first > untilRows) return;
     while (products[products.length - 1].from >= first) products.pop();
     products.push({ from: first, ...product });
   };

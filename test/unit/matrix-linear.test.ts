@@ -104,7 +104,7 @@ describe('a product whose kernel by matrices does not compile', () => {
   it('is not missed where it compiles', async () => {
     const { cache, recorded, fallbacks } = fakeCache(() => undefined);
     const linear = await prepareLinear(cache, args, 512);
-    for (const rows of [1, 15, 16, 512]) linear.record(pass, rows);
+    for (const rows of [1, 24, 49, 512]) linear.record(pass, rows);
     expect(recorded.map(([kernel]) => kernel)).toEqual(['matvec', 'matvec', 'matmul by matrices', 'matmul by matrices']);
     expect(fallbacks).toEqual([]);
   });

@@ -90,14 +90,24 @@ describe('the choice of a kernel', () => {
     expect(froms(768, 128)).toEqual(['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8']);
   });
 
-  it('takes matrices from 16 rows on, and no other kernel then', () => {
+  it('takes matrices from 16 rows on where there are columns enough, later where not, and no other kernel then', () => {
     for (const outputs of matrices) {
       for (const memory of [defaultMemory, 49152]) {
         const products = productsFor(outputs, 2 ** 20, memory, true);
-        expect(products.filter(({ from }) => from >= 16).every(({ kernel }) => kernel === 'matmul by matrices')).toBe(true);
-        expect(products.find(({ from }) => from >= 16)?.from).toBe(16);
-        expect(products.filter(({ from }) => from < 16)).toEqual(productsFor(outputs, 15, memory));
+        const first = products.find(({ kernel }) => kernel === 'matmul by matrices')!;
+        expect(first.from, `${outputs} columns, ${memory} bytes`).toBeGreaterThanOrEqual(16);
+        expect(first.from, `${outputs} columns, ${memory} bytes`).toBeLessThanOrEqual(memory === defaultMemory ? 49 : 33);
+        expect(products.filter(({ from }) => from >= first.from).every(({ kernel }) => kernel === 'matmul by matrices')).toBe(true);
+        expect(products.filter(({ from }) => from < first.from)).toEqual(productsFor(outputs, first.from - 1, memory));
       }
     }
+    expect(froms(2048, 4096, 49152, true)).toEqual([
+      ...['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8'],
+      ...[25, 449, 961, 1921].map((from, i) => `${from}: matmul by matrices ${[32, 64, 64, 128][i]}`),
+    ]);
+    expect(froms(16384, 4096, 49152, true)).toEqual([
+      ...['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8'],
+      ...[16, 17, 33, 65, 129].map((from, i) => `${from}: matmul by matrices ${[16, 32, 64, 64, 128][i]}`),
+    ]);
   });
 });
