@@ -12,6 +12,8 @@ interface Samples {
 }
 
 interface Effort {
+  /** Rounds that do not count: the host's compiler goes on improving a rung for hundreds of steps. */
+  readonly warmUp: number;
   readonly rounds: number;
   /** Most steps of a rung's turn. The fastest is its sample: on a busy machine the others tell of the neighbours. */
   readonly steps: number;
@@ -23,8 +25,8 @@ interface Effort {
 /** What a launch costs the host, by every way to make one: the ladder. */
 export async function benchLaunch(gpu: Gpu, host: BenchHost, options: BenchOptions) {
   const effort: Effort = options.quick
-    ? { rounds: options.rounds ?? 2, steps: 1, turn: 0, launches: 64 }
-    : { rounds: options.rounds ?? 15, steps: 30, turn: 250, launches: 400 };
+    ? { warmUp: 1, rounds: options.rounds ?? 2, steps: 1, turn: 0, launches: 64 }
+    : { warmUp: 4, rounds: options.rounds ?? 15, steps: 30, turn: 250, launches: 400 };
   const rows: BenchRow[] = [];
   for (const subject of [anySubject(decodeSubject(gpu)), anySubject(trivialSubject(gpu.device))]) {
     rows.push(...(await climb(gpu, host, subject, effort)));
@@ -45,7 +47,7 @@ async function climb(gpu: Gpu, host: BenchHost, subject: Subject, effort: Effort
   const counts = new Map<Rung, number>();
   for (const rung of rungs) counts.set(rung, rung.compiles ? await compilesOf(gpu.device, rung) : rung.launches);
   let step = 0;
-  for (let round = -warmUp; round < effort.rounds; round++) {
+  for (let round = -effort.warmUp; round < effort.rounds; round++) {
     // The first rounds warm up. Every rung starts some round, and none always follows the same one.
     const first = (round + rungs.length) % rungs.length;
     const turn = [...rungs.slice(first), ...rungs.slice(0, first)];
@@ -107,9 +109,6 @@ function ratios(samples: ReadonlyMap<string, Samples>, time: keyof Samples, kern
     ];
   });
 }
-
-/** Rounds that do not count: the host's compiler goes on improving a rung for hundreds of steps. */
-const warmUp = 4;
 
 /** Milliseconds that a step of compiling launches may take. */
 const compileBudget = 100;
