@@ -1,16 +1,16 @@
 /** The acceptance grid: any two options of attention meet in some case, others in each run; `--seed` makes the same ones again. */
 import type { Gpu } from '../../src/index.ts';
 import { expect, type SpecContext, spec } from '../harness/harness.ts';
-import { type GridCase, type GridOptions, gridCases } from './grid.ts';
+import { everyRun, fullRun, type GridCase, type GridOptions, gridCases } from './grid.ts';
 import { GridTotals, gridOptions, runCases } from './grid-run.ts';
 
 const parts = 6;
 
 /** Cases on shared devices, and layouts that they share: a sample on SwiftShader, where a fresh pipeline takes the better part of a second. */
-function sizeOf({ gpu }: SpecContext): Omit<GridOptions, 'seed'> {
+function sizeOf({ gpu, full }: SpecContext): Omit<GridOptions, 'seed'> {
   const { vendor, architecture, device, description } = gpu.adapter;
   const isSwiftShader = /swiftshader/i.test(`${vendor} ${architecture} ${device} ${description}`);
-  return isSwiftShader ? { count: 60, layouts: 8 } : { count: 300, layouts: 28, complete: true };
+  return isSwiftShader ? { count: 60, layouts: 8 } : full ? fullRun : everyRun;
 }
 const withoutSubgroups = { count: 30, layouts: 4 };
 

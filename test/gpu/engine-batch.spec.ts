@@ -7,7 +7,8 @@ import { goldenPrompts, loadEngine, readJson } from './shipped.ts';
 
 const fixture = 'test/golden/fixtures/llama';
 const once = { devices: 'granted' } as const;
-const long = { devices: 'granted', timeout: 600_000 } as const;
+const onceAnywhere = { ...once, hostIndependent: true } as const;
+const long = { ...onceAnywhere, timeout: 600_000 } as const;
 const greedy = { temperature: 0, maxTokens: 24, ignoreEos: true };
 
 interface Golden {
@@ -129,7 +130,7 @@ spec(
 spec(
   'a step of a batch makes no object, and is one submit',
   async (t) => {
-    const gpu = await t.openGpu();
+    const { gpu } = t;
     const engine = await load(t, { runAhead: 3 }, gpu);
     const [{ prompt }] = await eightPrompts(t);
     const work = (salt: string) =>
@@ -188,7 +189,7 @@ spec(
     const { prefixQueries, prefixHits, promptTokens } = engine.stats();
     expectEqual([prefixQueries, prefixHits, promptTokens], [3 * 70 + 96, 64 + 80, 3 * 70 + 96], 'looked up, found, given');
   },
-  once,
+  onceAnywhere,
 );
 
 spec(
@@ -277,7 +278,7 @@ spec(
     const plain = await engine.generate(prompt, greedy).result;
     expectEqual(plain.choices[0].logprobs, undefined, 'log-probabilities that nobody asked for');
   },
-  once,
+  onceAnywhere,
 );
 
 spec(
@@ -338,7 +339,7 @@ spec(
     expectEqual([asked, ...choices.map(({ finishReason }) => finishReason)], [5, 'abort', 'abort', 'abort'], 'asked, and how it ended');
     expectEqual(engine.kv.sequences.size, 0, 'open sequences');
   },
-  once,
+  onceAnywhere,
 );
 
 spec(
@@ -371,7 +372,7 @@ spec(
       expectEqual((await one).ids.slice(0, expected[i].ids.length), expected[i].ids, `tokens of prompt ${i}`);
     expectEqual([engine.kv.sequences.size, engine.stats().kvUsage], [0, 0], 'open sequences and usage');
   },
-  once,
+  onceAnywhere,
 );
 
 spec(
@@ -384,7 +385,7 @@ spec(
     expectEqual((await fits.result).ids.length, 24, 'tokens of the one that fits');
     expectEqual(engine.kv.sequences.size, 0, 'open sequences');
   },
-  once,
+  onceAnywhere,
 );
 
 spec(
@@ -403,7 +404,7 @@ spec(
     await expectThrows(BlocksExhaustedError, () => engine.score(Array(500).fill(3)));
     expectEqual([engine.kv.sequences.size, engine.stats().kvUsage], [0, 0], 'open sequences and usage');
   },
-  once,
+  onceAnywhere,
 );
 
 spec(
@@ -422,7 +423,7 @@ spec(
     // Without a reader nothing waits.
     expectEqual((await engine.generate([3, 4, 5], { ...greedy, maxTokens: 400 }).result).ids.length, 400, 'tokens that nobody reads');
   },
-  { ...once, timeout: 300_000 },
+  { ...onceAnywhere, timeout: 300_000 },
 );
 
 spec(
@@ -444,7 +445,7 @@ spec(
     await bad({ maxTokensPerStep: 0 });
     await bad({ kvDtype: 'f8' as 'f16' });
   },
-  once,
+  onceAnywhere,
 );
 
 spec(
@@ -502,5 +503,5 @@ spec(
     await expectThrows(InvalidArgumentError, () => text.generate('a', { stop: '' }), /stop is ""/);
     expectEqual(engine.stats().promptTokens, 0, 'prompt tokens');
   },
-  once,
+  onceAnywhere,
 );

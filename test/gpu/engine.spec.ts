@@ -14,11 +14,12 @@ import { loadEngine } from './shipped.ts';
 const prompt = 'Once upon a time';
 const greedy = { temperature: 0, maxTokens: 24 };
 const once = { devices: 'granted' } as const;
+const onceAnywhere = { ...once, hostIndependent: true } as const;
 
 spec(
   'a decode step makes no object and writes once',
   async (t) => {
-    const gpu = await t.openGpu();
+    const { gpu } = t;
     const engine = await loadEngine(t, { runAhead: 2 }, undefined, gpu);
     await engine.generate(prompt, greedy).result;
     const counts = countObjects(t, gpu);
@@ -43,7 +44,7 @@ spec(
 spec(
   'running ahead hides a slow readback and changes no token',
   async (t) => {
-    const gpu = await t.openGpu();
+    const { gpu } = t;
     const engine = await loadEngine(t, { runAhead: 1 }, undefined, gpu);
     const expected = await engine.generate(prompt, { temperature: 0, maxTokens: 64 }).result;
     const readbacks = delayReadbacks(t, 100);
@@ -80,7 +81,7 @@ spec(
       expectEqual(engine.launchStats().falseHits, 0, 'false hits');
     }
   },
-  { devices: 'default', timeout: 300_000 },
+  { devices: 'default', timeout: 300_000, hostIndependent: true },
 );
 
 spec(
@@ -91,7 +92,7 @@ spec(
     const long = 'Once upon a time, there was a little girl named Lily. She loved to play outside.';
     expectEqual((await other.generate(long, greedy).result).text, (await one.generate(long, greedy).result).text, 'text');
   },
-  once,
+  onceAnywhere,
 );
 
 spec(
@@ -154,7 +155,7 @@ async function stoppingEngine(t: Parameters<typeof loadEngine>[0], stop: number)
 spec(
   'a manifest of an earlier visit compiles everything ahead, and a foreign one is no harm',
   async (t) => {
-    const gpu = await t.openGpu();
+    const { gpu } = t;
     const first = await loadEngine(t, {}, undefined, gpu);
     const { text } = await first.generate(prompt, greedy).result;
     const manifest: unknown = JSON.parse(JSON.stringify(first.manifest()));
@@ -172,7 +173,7 @@ spec(
 spec(
   'weights take at most 1.05 times their file, and destroy frees every buffer',
   async (t) => {
-    const gpu = await t.openGpu();
+    const { gpu } = t;
     const counts = countObjects(t, gpu);
     const { byteLength } = await t.readFile('demo/model/model.safetensors');
     const files = filesFrom('demo/model', (name) => t.readFile(`demo/model/${name}`).catch(() => undefined));
@@ -202,7 +203,7 @@ spec(
     const [one, short, long] = [await launches(2), await launches(40), await launches(200)];
     expectEqual([short, long], [one, one], 'launches of prompts of 40 and 200 tokens');
   },
-  once,
+  onceAnywhere,
 );
 
 spec(
@@ -230,7 +231,7 @@ spec(
     await expectThrows(ModelFileError, () => ids.generate('text'), /tokenizer.json.*token ids/);
     expectEqual(engine.kv.blocks.free, free, 'free blocks');
   },
-  once,
+  onceAnywhere,
 );
 
 spec(
@@ -251,7 +252,7 @@ spec(
     for (let row = 0; row <= engine.maxSequences; row++) engine.kv.open();
     await expectThrows(CapacityExceededError, () => engine.generate(prompt, greedy).result, /maxSequences/);
   },
-  once,
+  onceAnywhere,
 );
 
 spec(

@@ -288,6 +288,11 @@ export interface GridOptions {
   readonly complete?: boolean;
 }
 
+/** What a run has where pipelines compile fast: enough cases, in as few layouts as do, that any two values meet which are not both of the layout. */
+export const everyRun: Omit<GridOptions, 'seed'> = { count: 220, layouts: 18, complete: true };
+/** With `--full`. */
+export const fullRun: Omit<GridOptions, 'seed'> = { count: 300, layouts: 28, complete: true };
+
 /** Cases in which any two values meet that may, of which at most one belongs to the layout; those of a layout side by side. */
 export function gridCases({ seed, count, layouts, complete }: GridOptions): readonly GridCase[] {
   const numbers = random(seed);

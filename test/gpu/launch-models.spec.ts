@@ -143,7 +143,7 @@ async function runSteps(t: SpecContext, gpu: Gpu, counts: ObjectCounts, mode: La
 spec(
   'after freeze(), 1,000 steps of a changing batch make no object, write at most twice each and hit always',
   async (t) => {
-    const gpu = await t.openGpu();
+    const { gpu } = t;
     const counts = countObjects(t, gpu);
     const on = await runSteps(t, gpu, counts, 'on', 1000);
     expect(new Set(on).size > 20, `${new Set(on).size} different values were sampled`);

@@ -112,6 +112,7 @@ for (const [i, tile] of vectorTiles.entries()) {
   spec(`matvec, tile ${named(tile)}`, (t) => compare(t, matvec(tile), optionsOf(i), tileSizes(i)), {
     devices,
     full: !used.has(named(tile)),
+    hostIndependent: true,
   });
 }
 for (const [i, tile] of matrixTiles.entries()) {
@@ -119,6 +120,7 @@ for (const [i, tile] of matrixTiles.entries()) {
   spec(`matmul, tile ${named(tile)}`, (t) => compare(t, matmul(tile), optionsOf(i), tileSizes(i)), {
     devices,
     full: !used.has(named(tile)),
+    hostIndependent: true,
   });
 }
 

@@ -1,6 +1,7 @@
-/** Counts what is asked of a device, by wrapping its own methods. Only for devices that a spec opened for itself. */
+/** Counts what is asked of a device while a spec runs, by wrapping its own methods. */
 import type { Gpu } from '../../src/index.ts';
 import type { SpecContext } from '../harness/harness.ts';
+import { type Method, wrap } from '../harness/wrap.ts';
 
 export interface ObjectCounts {
   /** Calls of `create...` methods by name; encoders and passes are exempt. */
@@ -14,14 +15,6 @@ export interface ObjectCounts {
   liveBuffers(): number;
 }
 
-type Method = (...args: unknown[]) => unknown;
-
-/** Replaces a method of one object; what it did before is given to the replacement. */
-export function wrap(target: object, name: string, replacement: (original: Method) => Method): void {
-  const original = Reflect.get(target, name) as Method;
-  Object.defineProperty(target, name, { configurable: true, value: replacement(original.bind(target)) });
-}
-
 const creators = [
   'createBuffer',
   'createBindGroup',
@@ -33,12 +26,13 @@ const creators = [
   'createQuerySet',
 ];
 
-/** Counts from now on. */
+/** Counts from now on, until the spec ends. */
 export function countObjects(t: SpecContext, gpu: Gpu): ObjectCounts {
   const counts = { created: {} as Record<string, number>, writes: 0, writtenBytes: 0, submits: 0, readBytes: 0 };
   const live = new Set<object>();
+  const watch = (target: object, name: string, replacement: (original: Method) => Method) => t.defer(wrap(target, name, replacement));
   for (const name of creators) {
-    wrap(gpu.device, name, (original) => (...args) => {
+    watch(gpu.device, name, (original) => (...args) => {
       counts.created[name] = (counts.created[name] ?? 0) + 1;
       const made = original(...args);
       if (name === 'createBuffer') {
@@ -52,14 +46,14 @@ export function countObjects(t: SpecContext, gpu: Gpu): ObjectCounts {
       return made;
     });
   }
-  wrap(gpu.device.queue, 'writeBuffer', (original) => (...args) => {
+  watch(gpu.device.queue, 'writeBuffer', (original) => (...args) => {
     const [, , data, , size] = args as [GPUBuffer, number, ArrayBufferView, number?, number?];
     const elementBytes = 'BYTES_PER_ELEMENT' in data ? (data.BYTES_PER_ELEMENT as number) : 1;
     counts.writes++;
     counts.writtenBytes += size === undefined ? data.byteLength : size * elementBytes;
     return original(...args);
   });
-  wrap(gpu.device.queue, 'submit', (original) => (...args) => {
+  watch(gpu.device.queue, 'submit', (original) => (...args) => {
     counts.submits++;
     return original(...args);
   });

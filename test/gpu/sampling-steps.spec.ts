@@ -174,7 +174,7 @@ spec(
 spec(
   'a step writes and makes nothing more than its rows ask for',
   async (t) => {
-    const gpu = await t.openGpu();
+    const { gpu } = t;
     const counts = countObjects(t, gpu);
     const { kv, step } = await openModel(t, {}, gpu);
     const [one, two] = [kv.open(), kv.open()];

@@ -23,5 +23,5 @@ spec(
       encoder.finish();
     }
   },
-  { devices: 'default' },
+  { devices: 'default', hostIndependent: true },
 );

@@ -1,6 +1,6 @@
 /** What steps ask of a GPU, kernel by kernel: the same on every machine, so that more work shows where no clock would tell. */
 import type { Gpu } from '../../src/index.ts';
-import { wrap } from './observe.ts';
+import { wrap } from '../harness/wrap.ts';
 
 export interface KernelWork {
   /** Launches by their grid, 'x y z' in workgroups. */

@@ -30,7 +30,7 @@ export interface RunOptions {
   readonly files?: readonly string[];
   /** Only devices of this kind. */
   readonly variant?: Variant;
-  /** Specs that run on both kinds of devices: on the one with default limits alone. */
+  /** Specs that run on both kinds of devices: on the one with default limits alone; and, without `full`, none that are `hostIndependent`. */
   readonly once?: boolean;
   /** Also run the specs marked `full`. */
   readonly full?: boolean;

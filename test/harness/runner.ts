@@ -19,7 +19,7 @@ const defaultTimeout = 120_000;
 export async function runSpecs(host: Host, files: SpecFiles, options: RunOptions): Promise<void> {
   const specs = await loadSpecs(files, options.files);
   const runs = specs
-    .filter((spec) => options.full || !spec.full)
+    .filter(({ full, hostIndependent }) => options.full || !(full || (options.once && hostIndependent)))
     .flatMap((spec) => variantsOf(spec, options.once).map((variant) => ({ spec, variant, name: `${spec.name} [${variant}]` })))
     .filter(({ name, variant }) => name.includes(options.filter ?? '') && variant === (options.variant ?? variant));
   if (options.list) return host.emit({ event: 'list', names: runs.map(({ name }) => name) });

@@ -28,6 +28,11 @@ export interface SpecOptions {
   readonly requires?: readonly string[];
   /** The devices to run on; default both. Slow specs of whole models take one. */
   readonly devices?: 'both' | Variant;
+  /**
+   * True where the library alone decides what the spec shows, whatever host computes: scheduling, bookkeeping, what is refused, and further shapes
+   * of kernels of which other specs run some. `--once` leaves it out.
+   */
+  readonly hostIndependent?: boolean;
   /** Run only in the long run (`--full`); not counted as skipped otherwise. */
   readonly full?: boolean;
   /** Milliseconds after which the run is given up; default two minutes. */
