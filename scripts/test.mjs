@@ -16,7 +16,7 @@ import { exitOnSignals, watchProcess } from './hosts/processes.mjs';
  * @property {string[][]} runs arguments of Node, one program after another
  * @property {number} minutes the time after which it is stopped
  * @property {string} [report] a JSON report of Vitest's to count from; others are counted by their last line, or as one
- * @property {true} [beside] runs beside the others, and prints when it has ended
+ * @property {true} [beside] runs beside the others, in turn with its like, and prints when it has ended
  */
 
 exitOnSignals();
@@ -35,8 +35,8 @@ const steps = [
   },
   { name: 'lint', minutes: 2, runs: [['node_modules/@biomejs/biome/bin/biome', 'ci', '--colors=off', '.']] },
   { name: 'build', minutes: 2, runs: [['scripts/build.mjs']] },
-  vitestStep('unit', 'test/unit'),
-  vitestStep('terminal', 'test/terminal', 10),
+  { ...vitestStep('unit', 'test/unit', 10), beside: true },
+  { ...vitestStep('terminal', 'test/terminal', 10), beside: true },
   { name: 'deno', minutes: 20, beside: true, runs: [['scripts/test-gpu.mjs', '--host', 'deno']] },
   { name: 'chromium', minutes: 20, runs: [['scripts/test-gpu.mjs', '--host', 'chromium', '--once']] },
   { name: 'page', minutes: 10, runs: [['scripts/test-page.mjs']] },
@@ -70,7 +70,7 @@ async function main(only) {
       chosen.filter(({ beside }) => !beside),
       console.log,
     ),
-    ...chosen.filter(({ beside }) => beside).map(runBeside),
+    runBeside(chosen.filter(({ beside }) => beside)),
   ]);
   const rows = lanes.flat();
   const sum = { passed: 0, failed: 0, skipped: 0 };
@@ -105,12 +105,15 @@ async function runLane(lane, print) {
   return rows;
 }
 
-/** Runs a step whose lines come together, once it has ended. @param {Step} step */
-async function runBeside(step) {
-  /** @type {string[]} */
-  const lines = [];
-  const rows = await runLane([step], (line) => void lines.push(line));
-  console.log(lines.join('\n'));
+/** Runs steps one after another; the lines of each come together, once it has ended. @param {readonly Step[]} lane */
+async function runBeside(lane) {
+  const rows = [];
+  for (const step of lane) {
+    /** @type {string[]} */
+    const lines = [];
+    rows.push(...(await runLane([step], (line) => void lines.push(line))));
+    console.log(lines.join('\n'));
+  }
   return rows;
 }
 

@@ -249,7 +249,7 @@ spec(
     expectEqual([almost.text, almost.finishReason], [whole, 'length'], 'text that ends with half a stop string');
     expectEqual(engine.kv.sequences.size, 0, 'open sequences');
   },
-  once,
+  onceAnywhere,
 );
 
 spec(

@@ -18,10 +18,10 @@ spec(
     const { ids: prompts } = await readJson<{ ids: number[][] }>(t, `${fixture}/golden.json`);
     const engines = [await loadEngine(t, { runAhead: 2 }), await loadEngine(t, { runAhead: 2 }, fixture)];
     const requests: readonly (readonly [Engine, string | readonly number[], object])[] = [
-      [engines[0], 'Once upon a time', { temperature: 0, maxTokens: 48 }],
-      [engines[1], prompts[0], { temperature: 0, maxTokens: 48 }],
-      [engines[0], 'The little dog', { temperature: 0.9, topK: 50, seed: 3, maxTokens: 48 }],
-      [engines[1], prompts[1], { temperature: 0.9, topP: 0.95, seed: 4, maxTokens: 48 }],
+      [engines[0], 'Once upon a time', { temperature: 0, maxTokens: 24 }],
+      [engines[1], prompts[0], { temperature: 0, maxTokens: 24 }],
+      [engines[0], 'The little dog', { temperature: 0.9, topK: 50, seed: 3, maxTokens: 24 }],
+      [engines[1], prompts[1], { temperature: 0.9, topP: 0.95, seed: 4, maxTokens: 24 }],
     ];
     const alone: number[][] = [];
     for (const [engine, prompt, options] of requests) alone.push([...(await engine.generate(prompt, options).result).ids]);

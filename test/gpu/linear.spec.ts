@@ -87,7 +87,7 @@ spec(
     // Inputs that f16 holds: where there are matrices, the last size is by them.
     return compare(t, 'chosen', { dtype: 'f16', normalized: true, inputs: 'halves' }, sizes);
   },
-  { devices: 'default' },
+  { devices: 'default', hostIndependent: true },
 );
 
 /** A tile's sizes, for the name of a spec. */

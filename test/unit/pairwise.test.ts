@@ -126,6 +126,7 @@ describe('the acceptance grid', () => {
   it.each([
     [60, 8],
     [30, 4],
+    [20, 2],
   ])('%s cases share %s layouts, half of them for each device', (count, layouts) => {
     for (const seed of [1, 2]) {
       const cases = gridCases({ seed, count, layouts });
