@@ -1,4 +1,4 @@
-import type { HarnessEvent } from '../harness/events.ts';
+import type { HarnessEvent, RunOptions } from '../harness/events.ts';
 import { emptyBuffer, expect, expectEqual, random, type SpecContext, type SpecOptions, spec } from '../harness/harness.ts';
 import { runSpecs } from '../harness/runner.ts';
 
@@ -64,6 +64,23 @@ spec(
 );
 
 spec(
+  'once, runs a spec on the device with default limits, and none that is independent of the host unless all are asked for',
+  async (t) => {
+    const specs: Parameters<typeof runInner>[1] = [
+      ['both', () => {}],
+      ['one', () => {}, { devices: 'granted' }],
+      ['library', () => {}, { hostIndependent: true, devices: 'default' }],
+    ];
+    const some = ['pass inner / both [default]', 'pass inner / one [granted]'];
+    const all = [...some, 'pass inner / library [default]'];
+    expectEqual(outcomes(await runInner(t, specs, { once: true })), some, 'once');
+    expectEqual(outcomes(await runInner(t, specs, { once: true, full: true })), all, 'once, and all');
+    expectEqual(outcomes(await runInner(t, specs, {})), ['pass inner / both [granted]', ...all], 'whole');
+  },
+  { devices: 'granted' },
+);
+
+spec(
   'gives up a spec after its time, with its device',
   async (t) => {
     const events = await runInner(t, [
@@ -107,17 +124,18 @@ spec(
   { devices: 'granted' },
 );
 
-/** Runs specs of our own on devices with granted limits, inside a spec. */
+/** Runs specs of our own, on devices with granted limits unless told otherwise, inside a spec. */
 async function runInner(
   t: SpecContext,
   specs: readonly (readonly [name: string, run: (t: SpecContext) => unknown, options?: SpecOptions])[],
+  options: RunOptions = { variant: 'granted' },
 ): Promise<HarnessEvent[]> {
   const events: HarnessEvent[] = [];
   const host = { name: t.host, runtime: 'inner', api: t.api, readFile: t.readFile, emit: (event: HarnessEvent) => void events.push(event) };
   const declare = async () => {
-    for (const [name, run, options] of specs) spec(name, async (inner) => void (await run(inner)), options);
+    for (const [name, run, more] of specs) spec(name, async (inner) => void (await run(inner)), more);
   };
-  await runSpecs(host, { inner: declare }, { variant: 'granted' });
+  await runSpecs(host, { inner: declare }, options);
   return events;
 }
 
