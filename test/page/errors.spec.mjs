@@ -85,41 +85,6 @@ export const specs = {
     await expectNotice(page, /"kv-dtype".*"f8".*f32 or f16/s);
   },
 
-  'wrong values and a prompt too long give a message, and the next text is written': async (t) => {
-    const { page } = t;
-    await openReady(t);
-    for (const [id, value, expected] of [
-      ['temperature', '-1', /Temperature must be a number of at least 0/],
-      ['topP', '0', /Top-p must be a number above 0/],
-      ['maxTokens', '1.5', /Tokens must be an integer of at least 1/],
-    ]) {
-      const before = await page.inputValue(`#${id}`);
-      await page.fill(`#${id}`, String(value));
-      await page.click('#generate');
-      assert.match(await page.innerText('#sampling-problem'), /** @type {RegExp} */ (expected));
-      assert.equal(await page.getAttribute(`#${id}`, 'aria-invalid'), 'true');
-      assert.equal(await page.evaluate(() => document.activeElement?.id), id);
-      await page.fill(`#${id}`, before);
-      assert.equal(await page.isVisible('#sampling-problem'), false);
-    }
-    await page.focus('#seed');
-    await page.keyboard.type('e');
-    await page.click('#generate');
-    assert.match(await page.innerText('#sampling-problem'), /Seed must be an integer/);
-    await page.fill('#seed', '');
-
-    await page.fill('#prompt', 'word '.repeat(1100));
-    await page.click('#generate');
-    await expectNotice(page, /1024/);
-    await waitForState(page, 'ready');
-
-    await page.fill('#prompt', 'Once');
-    await setSampling(page, { maxTokens: 3 });
-    await generate(page);
-    assert.equal(await page.isVisible('#notice'), false);
-    assert.equal(await figure(page, 'outputTokens'), 3);
-  },
-
   'a lost device is reported, and the model can be loaded again': async (t) => {
     const { page } = t;
     await inWorker(page, () => {

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import {
   expectNoSidewaysScroll,
+  expectNotice,
   figure,
   generate,
   goldenStory,
@@ -39,9 +40,13 @@ export const specs = {
     assert.ok(second.length > 30 && first.startsWith(second), `"${second}" does not begin "${first}"`);
     assert.equal(await page.textContent('[data-figure="seed"] .value'), '7');
   },
+};
 
-  'computes in its worker alone: the page makes no WebGPU call': async (t) => {
-    const { page, log } = t;
+/** By keyboard first: where Tab begins is where somebody clicked last. */
+/** @type {import('../../scripts/test-page.mjs').SharedSpecs} */
+export const shared = {
+  async open(t) {
+    const { page } = t;
     await page.addInitScript(() => {
       const calls = /** @type {string[]} */ ([]);
       const classes = { GPU, GPUAdapter, GPUDevice, GPUQueue, GPUBuffer, GPUCommandEncoder, GPUComputePassEncoder };
@@ -73,25 +78,7 @@ export const specs = {
       Object.assign(window, { observed: { calls, late, frames } });
     });
     await openReady(t);
-    const tokens = 24;
-    await setSampling(page, { temperature: 0, maxTokens: tokens });
-    await page.evaluate(() => /** @type {Observed} */ (/** @type {unknown} */ (window)).observed.late.splice(0));
-    await generate(page);
-    const { calls, late, frames } = await page.evaluate(() => /** @type {Observed} */ (/** @type {unknown} */ (window)).observed);
-    const longest = Math.max(...late);
-    const scripts = Math.max(0, ...frames.map((frame) => frame.scripts));
-    log(
-      `timers at most ${Math.round(longest)} ms apart instead of 10; ${frames.length} long frames, at most ${Math.round(scripts)} ms of one in scripts`,
-    );
-    assert.deepEqual(calls, []);
-    assert.equal(await figure(page, 'outputTokens'), tokens);
   },
-};
-
-/** By keyboard first: where Tab begins is where somebody clicked last. */
-/** @type {import('../../scripts/test-page.mjs').SharedSpecs} */
-export const shared = {
-  open: openReady,
   specs: {
     'works by keyboard alone': async ({ page }) => {
       const focused = () => page.evaluate(() => document.activeElement?.id);
@@ -190,6 +177,54 @@ export const shared = {
         log(`round ${round}: tasks of ${tasks.join(', ')} ms, at ${await figure(page, 'tokensPerSecond')} tokens/s`);
       }
       assert.fail(`each of ${rounds} rounds had a task over 50 ms`);
+    },
+
+    'computes in its worker alone: the page makes no WebGPU call': async ({ page, log }) => {
+      const tokens = 24;
+      await setSampling(page, { temperature: 0, maxTokens: tokens });
+      await page.evaluate(() => /** @type {Observed} */ (/** @type {unknown} */ (window)).observed.late.splice(0));
+      await generate(page);
+      const { calls, late, frames } = await page.evaluate(() => /** @type {Observed} */ (/** @type {unknown} */ (window)).observed);
+      const longest = Math.max(...late);
+      const scripts = Math.max(0, ...frames.map((frame) => frame.scripts));
+      log(
+        `timers at most ${Math.round(longest)} ms apart instead of 10; ${frames.length} long frames, at most ${Math.round(scripts)} ms of one in scripts`,
+      );
+      assert.deepEqual(calls, []);
+      assert.equal(await figure(page, 'outputTokens'), tokens);
+    },
+
+    'wrong values and a prompt too long give a message, and the next text is written': async ({ page }) => {
+      for (const [id, value, expected] of [
+        ['temperature', '-1', /Temperature must be a number of at least 0/],
+        ['topP', '0', /Top-p must be a number above 0/],
+        ['maxTokens', '1.5', /Tokens must be an integer of at least 1/],
+      ]) {
+        const before = await page.inputValue(`#${id}`);
+        await page.fill(`#${id}`, String(value));
+        await page.click('#generate');
+        assert.match(await page.innerText('#sampling-problem'), /** @type {RegExp} */ (expected));
+        assert.equal(await page.getAttribute(`#${id}`, 'aria-invalid'), 'true');
+        assert.equal(await page.evaluate(() => document.activeElement?.id), id);
+        await page.fill(`#${id}`, before);
+        assert.equal(await page.isVisible('#sampling-problem'), false);
+      }
+      await page.focus('#seed');
+      await page.keyboard.type('e');
+      await page.click('#generate');
+      assert.match(await page.innerText('#sampling-problem'), /Seed must be an integer/);
+      await page.fill('#seed', '');
+
+      await page.fill('#prompt', 'word '.repeat(1100));
+      await page.click('#generate');
+      await expectNotice(page, /1024/);
+      await waitForState(page, 'ready');
+
+      await page.fill('#prompt', 'Once');
+      await setSampling(page, { maxTokens: 3 });
+      await generate(page);
+      assert.equal(await page.isVisible('#notice'), false);
+      assert.equal(await figure(page, 'outputTokens'), 3);
     },
   },
 };
