@@ -16,7 +16,7 @@ import { exitOnSignals, watchProcess } from './hosts/processes.mjs';
  * @property {string[][]} runs arguments of Node, one program after another
  * @property {number} minutes the time after which it is stopped
  * @property {string} [report] a JSON report of Vitest's to count from; others are counted by their last line, or as one
- * @property {true} [beside] runs beside the others, in turn with its like, and prints when it has ended
+ * @property {true} [beside] may run beside another one of these
  */
 
 exitOnSignals();
@@ -35,11 +35,12 @@ const steps = [
   },
   { name: 'lint', minutes: 2, runs: [['node_modules/@biomejs/biome/bin/biome', 'ci', '--colors=off', '.']] },
   { name: 'build', minutes: 2, runs: [['scripts/build.mjs']] },
-  { ...vitestStep('unit', 'test/unit', 10), beside: true },
-  { ...vitestStep('terminal', 'test/terminal', 10), beside: true },
+  // The longest first, so that both lanes end at about the same time.
+  { name: 'chromium', minutes: 20, beside: true, runs: [['scripts/test-gpu.mjs', '--host', 'chromium', '--once']] },
   { name: 'deno', minutes: 20, beside: true, runs: [['scripts/test-gpu.mjs', '--host', 'deno']] },
-  { name: 'chromium', minutes: 20, runs: [['scripts/test-gpu.mjs', '--host', 'chromium', '--once']] },
-  { name: 'page', minutes: 10, runs: [['scripts/test-page.mjs']] },
+  { name: 'page', minutes: 10, beside: true, runs: [['scripts/test-page.mjs']] },
+  { ...vitestStep('terminal', 'test/terminal', 10), beside: true },
+  { ...vitestStep('unit', 'test/unit', 10), beside: true },
 ];
 
 const { values } = parseArgs({ options: { only: { type: 'string' }, help: { type: 'boolean', short: 'h' } } });
@@ -65,14 +66,10 @@ async function main(only) {
   }
   const chosen = steps.filter(({ name }) => only?.includes(name) ?? true);
   const begin = performance.now();
-  const lanes = await Promise.all([
-    runLane(
-      chosen.filter(({ beside }) => !beside),
-      console.log,
-    ),
-    runBeside(chosen.filter(({ beside }) => beside)),
-  ]);
-  const rows = lanes.flat();
+  const rows = [];
+  for (const step of chosen.filter(({ beside }) => !beside)) rows.push(await timeStep(step, console.log));
+  const waiting = chosen.filter(({ beside }) => beside);
+  rows.push(...(await Promise.all([runLane(waiting, false), runLane(waiting, true)])).flat());
   const sum = { passed: 0, failed: 0, skipped: 0 };
   for (const { passed, failed, skipped } of rows) {
     sum.passed += passed;
@@ -89,32 +86,26 @@ async function main(only) {
 }
 
 /**
- * Runs steps one after another.
- *
- * @param {readonly Step[]} lane @param {(line: string) => void} print
- * @returns {Promise<(Totals & { name: string, seconds: number })[]>}
+ * Runs steps one after another, as long as some wait. @param {Step[]} waiting both lanes take from it
+ * @param {boolean} together whether the lines of a step are printed once it has ended, so that those of two do not mix
  */
-async function runLane(lane, print) {
+async function runLane(waiting, together) {
   const rows = [];
-  for (const step of lane) {
-    print(`\n--- ${step.name}`);
-    const start = performance.now();
-    const totals = await runStep(step, print);
-    rows.push({ name: step.name, seconds: (performance.now() - start) / 1000, ...totals });
+  for (let step = waiting.shift(); step; step = waiting.shift()) {
+    /** @type {string[]} */
+    const lines = [];
+    rows.push(await timeStep(step, together ? (line) => void lines.push(line) : console.log));
+    if (together) console.log(lines.join('\n'));
   }
   return rows;
 }
 
-/** Runs steps one after another; the lines of each come together, once it has ended. @param {readonly Step[]} lane */
-async function runBeside(lane) {
-  const rows = [];
-  for (const step of lane) {
-    /** @type {string[]} */
-    const lines = [];
-    rows.push(...(await runLane([step], (line) => void lines.push(line))));
-    console.log(lines.join('\n'));
-  }
-  return rows;
+/** @param {Step} step @param {(line: string) => void} print @returns {Promise<Totals & { name: string, seconds: number }>} */
+async function timeStep(step, print) {
+  print(`\n--- ${step.name}`);
+  const start = performance.now();
+  const totals = await runStep(step, print);
+  return { name: step.name, seconds: (performance.now() - start) / 1000, ...totals };
 }
 
 /** Runs a step's programs until one fails. @param {Step} step @param {(line: string) => void} print @returns {Promise<Totals>} */

@@ -15,6 +15,15 @@ function beyondLimit(storage: string): number {
   return storage.startsWith('e5m2') ? 1 / 1000 : 1 / 100_000;
 }
 
+/** What was counted of each storage, on all devices. */
+function storagesOf(totals: readonly GridTotals[]) {
+  return [...new Set(totals.flatMap(({ coarse }) => [...coarse.keys()]))].map((storage) => {
+    const counts = totals.flatMap(({ coarse }) => coarse.get(storage) ?? []);
+    const sum = (of: 'values' | 'beyond') => counts.reduce((all, one) => all + one[of], 0);
+    return { storage, values: sum('values'), beyond: sum('beyond'), where: counts.map(({ where }) => where).join(' ') };
+  });
+}
+
 /** Cases on shared devices, and layouts that they share: a sample on SwiftShader, where a fresh pipeline takes the better part of a second. */
 function sizeOf({ gpu, full }: SpecContext): Omit<GridOptions, 'seed'> {
   return isSwiftShader(gpu) ? { count: 60, layouts: 8 } : full ? fullRun : everyRun;
@@ -62,13 +71,13 @@ spec(
       const times = ran.reduce((sum, { effects }) => sum + (effects.get(option) ?? 0), 0);
       expect(times > 0, `in no case did ${option} change a result`);
     }
-    const counted = ran.flatMap(({ coarse }) => [...coarse].map(([storage, count]) => ({ storage, ...count })));
+    const counted = storagesOf(ran);
+    for (const { storage, beyond, values } of counted)
+      t.log(`${storage}: its codes alone put ${beyond} of ${values} values beyond the tolerance`);
     for (const limit of new Set(counted.map(({ storage }) => beyondLimit(storage)))) {
       const those = counted.filter(({ storage }) => beyondLimit(storage) === limit);
-      const sum = (of: 'values' | 'beyond') => those.reduce((all, one) => all + one[of], 0);
-      const [values, beyond] = [sum('values'), sum('beyond')];
-      for (const one of those) t.log(`${one.storage}: its codes alone put ${one.beyond} of ${one.values} values beyond the tolerance`);
-      const names = [...new Set(those.map(({ storage }) => storage))].join(', ');
+      const [values, beyond] = (['values', 'beyond'] as const).map((of) => those.reduce((sum, one) => sum + one[of], 0));
+      const names = those.map(({ storage }) => storage).join(', ');
       const where = those.map((one) => one.where).join(' ');
       expect(
         beyond <= limit * values,
