@@ -6,11 +6,24 @@ import {
   type Gpu,
   gridCount,
   key,
-  type LaunchCache,
+  LaunchCache,
+  type LaunchCacheOptions,
   perCall,
   readBuffer,
   writeBuffer,
 } from '../../src/index.ts';
+import { type SpecContext, uploadBuffer } from '../harness/harness.ts';
+
+/** A cache that goes with the spec. */
+export function openCache(t: SpecContext, options: LaunchCacheOptions = {}, gpu = t.gpu): LaunchCache {
+  const cache = new LaunchCache(gpu, options);
+  t.defer(() => cache.destroy());
+  return cache;
+}
+
+/** A buffer of so many f32, all -77. */
+export const poisoned = (t: SpecContext, length: number, gpu = t.gpu) =>
+  uploadBuffer(t, new Float32Array(length).fill(-77), undefined, gpu);
 
 /** output[place, place + count) = value */
 export const setKernel = defineKernel({
