@@ -1,5 +1,5 @@
 import type { Gpu } from 'pagewise';
-import { matrixTiles, type Product, productMemory, subgroupTileSize, subgroupTiles, vectorTiles } from '../../src/engine/tiles.ts';
+import { matmulTiles, type Product, productMemory, subgroupTileSize, subgroupTiles, vectorTiles } from '../../src/engine/tiles.ts';
 import { type Ceilings, measureCeilings } from '../attention/ceilings.ts';
 import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
 import { passTimer, sampleWarm, timerNote } from '../timestamps.ts';
@@ -123,7 +123,7 @@ const casesOf = (shapes: readonly LinearShape[], rows: readonly number[], dtype:
 /** All tiles that make sense for so many rows. */
 function sweepOf(shape: LinearShape, rows: number): readonly LinearCase[] {
   const vectors = vectorTiles.filter(({ rowTile }) => rowTile === Math.min(8, rows) || (rows === 8 && rowTile > 1));
-  const matrices = matrixTiles.filter(({ rowTile }) => rows > 8 && rowTile <= 2 * rows);
+  const matrices = matmulTiles.filter(({ rowTile }) => rows > 8 && rowTile <= 2 * rows);
   const products: readonly Product[] = [
     ...vectors.map((tile) => ({ kernel: 'matvec', tile }) as const),
     ...matrices.map((tile) => ({ kernel: 'matmul', tile }) as const),
@@ -165,9 +165,9 @@ function matrixSweepOf(shape: LinearShape, rows: number): readonly LinearCase[] 
 
 function matrixSections(small: boolean): readonly Section[] {
   const model = small ? modelOf(64, 96, 128, 512) : billion;
-  return (small ? [33] : [16, 64, 512, 2048]).map((rows) => ({
+  return (small ? [33] : [16, 32, 64, 128, 256, 512, 2048]).map((rows) => ({
     title: `sweep by matrices, ${rows} rows`,
-    cases: [model.gateUp, model.down].flatMap((shape) => matrixSweepOf(shape, rows)),
+    cases: [model.qkv, model.gateUp, model.down].flatMap((shape) => matrixSweepOf(shape, rows)),
   }));
 }
 

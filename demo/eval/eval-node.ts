@@ -1,10 +1,7 @@
 /** The same program in Node, on Dawn from the npm package `webgpu`. It runs bundled, in the repository's root. */
 import { resolve } from 'node:path';
-import { create, globals } from 'webgpu';
+import { openDawn } from '../terminal/dawn.ts';
 import { runEvalProgram } from './program.ts';
 
-Object.assign(globalThis, globals);
-
-/** Kept in a variable for as long as the process: Dawn's instance goes when this is collected. */
-const gpu = create([]);
+const gpu = openDawn();
 await runEvalProgram({ gpu, defaultModel: resolve('demo/model'), tunings: resolve('node_modules/.cache/pagewise/tunings') });

@@ -17,7 +17,7 @@ import { type AnyKernel, defineKernel, frozen, gridCount, key, perCall, readBuff
 import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
 import type { WeightDtype } from './safetensors.ts';
 import { samplingPrelude } from './sampling-plan.ts';
-import { type MatrixTile, matrixMemory, type SubgroupTile, subgroupMemory, type VectorTile, vectorMemory } from './tiles.ts';
+import { type MatmulTile, matmulMemory, type SubgroupTile, subgroupMemory, type VectorTile, vectorMemory } from './tiles.ts';
 
 /** The WGSL constants of shaders/model/weights.wgsl. */
 export const weightDtypeCodes: Readonly<Record<WeightDtype, number>> = { f32: 0, f16: 1, bf16: 2 };
@@ -103,13 +103,13 @@ export const matvecKernel = defineKernel({
   },
 });
 
-const matrixSizes = ({ rowTile, columnTile, rowsPerThread, columnsPerThread, depth, stages }: Sizes<MatrixTile>) =>
+const matmulSizes = ({ rowTile, columnTile, rowsPerThread, columnsPerThread, depth, stages }: Sizes<MatmulTile>) =>
   numbers({ rowTile, columnTile, rowsPerThread, columnsPerThread, depth, stages });
 
 export const matmulKernel = defineKernel({
   name: 'matmul',
   source: [packSource, weightsSource, linearSource, matmulSource],
-  prelude: (selectors) => tilePrelude(matrixSizes(selectors)),
+  prelude: (selectors) => tilePrelude(matmulSizes(selectors)),
   arguments: {
     rowTile: key('text'),
     columnTile: key('text'),
@@ -120,7 +120,7 @@ export const matmulKernel = defineKernel({
     ...linearArguments,
   },
   unroll: true,
-  workgroupMemory: (selectors) => matrixMemory(matrixSizes(selectors)),
+  workgroupMemory: (selectors) => matmulMemory(matmulSizes(selectors)),
   workgroups: {
     x: ({ numRows, rowTile }) => Math.ceil(numRows / Number(rowTile)),
     y: ({ outputSize, columnTile }) => Math.ceil(outputSize / Number(columnTile)),

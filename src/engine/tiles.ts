@@ -15,7 +15,7 @@ export interface VectorTile {
 }
 
 /** How the kernel for many rows (shaders/model/matmul.wgsl) takes a product. */
-export interface MatrixTile {
+export interface MatmulTile {
   /** Input rows and weight rows of a workgroup. */
   readonly rowTile: number;
   readonly columnTile: number;
@@ -47,7 +47,7 @@ export interface SubgroupTile {
 /** A kernel with its tile. */
 export type Product =
   | { readonly kernel: 'matvec'; readonly tile: VectorTile }
-  | { readonly kernel: 'matmul'; readonly tile: MatrixTile }
+  | { readonly kernel: 'matmul'; readonly tile: MatmulTile }
   | { readonly kernel: 'matmul by matrices'; readonly tile: SubgroupTile };
 
 /** The kernel for so many input rows and more. */
@@ -56,12 +56,12 @@ export type ProductFrom = Product & { readonly from: number };
 const vectorTile = (rowTile: number, columnsPerThread: number, lanes: number, teams: number, steps: number): VectorTile => ({
   ...{ rowTile, columnsPerThread, lanes, teams, steps },
 });
-const matrixTile = (
+const matmulTile = (
   [rowTile, columnTile]: readonly [number, number],
   [rowsPerThread, columnsPerThread]: readonly [number, number],
   depth: number,
   stages: number,
-): MatrixTile => ({ ...{ rowTile, columnTile, rowsPerThread, columnsPerThread }, ...{ depth, stages } });
+): MatmulTile => ({ ...{ rowTile, columnTile, rowsPerThread, columnsPerThread }, ...{ depth, stages } });
 
 const subgroupTile = (
   [rowGroups, columnGroups, depthGroups]: readonly [number, number, number],
@@ -93,21 +93,21 @@ export const vectorTiles: readonly VectorTile[] = [
   vectorTile(8, 4, 16, 4, 1),
   vectorTile(8, 4, 32, 2, 1),
 ];
-export const matrixTiles: readonly MatrixTile[] = [
-  matrixTile([16, 32], [4, 4], 32, 1),
-  matrixTile([32, 32], [4, 4], 16, 1),
-  matrixTile([32, 32], [4, 4], 32, 1),
-  matrixTile([32, 64], [4, 4], 16, 2),
-  matrixTile([64, 64], [4, 4], 16, 1),
-  matrixTile([64, 64], [8, 4], 16, 1),
-  matrixTile([64, 64], [8, 4], 16, 2),
-  matrixTile([64, 64], [8, 8], 16, 1),
-  matrixTile([64, 128], [8, 8], 16, 1),
-  matrixTile([64, 128], [8, 8], 16, 2),
-  matrixTile([64, 128], [8, 8], 32, 1),
-  matrixTile([128, 128], [8, 8], 8, 1),
-  matrixTile([128, 128], [8, 8], 8, 2),
-  matrixTile([128, 128], [8, 8], 16, 1),
+export const matmulTiles: readonly MatmulTile[] = [
+  matmulTile([16, 32], [4, 4], 32, 1),
+  matmulTile([32, 32], [4, 4], 16, 1),
+  matmulTile([32, 32], [4, 4], 32, 1),
+  matmulTile([32, 64], [4, 4], 16, 2),
+  matmulTile([64, 64], [4, 4], 16, 1),
+  matmulTile([64, 64], [8, 4], 16, 1),
+  matmulTile([64, 64], [8, 4], 16, 2),
+  matmulTile([64, 64], [8, 8], 16, 1),
+  matmulTile([64, 128], [8, 8], 16, 1),
+  matmulTile([64, 128], [8, 8], 16, 2),
+  matmulTile([64, 128], [8, 8], 32, 1),
+  matmulTile([128, 128], [8, 8], 8, 1),
+  matmulTile([128, 128], [8, 8], 8, 2),
+  matmulTile([128, 128], [8, 8], 16, 1),
 ];
 
 export const subgroupTiles: readonly SubgroupTile[] = [
@@ -168,23 +168,25 @@ const fewRows: readonly (readonly FromWorkgroups<VectorTile>[])[] = [
 ];
 
 /** Many rows: from how many rows at least; the larger a tile, the less is read again, as long as there are workgroups for all cores. */
-const manyRows: readonly (FromWorkgroups<MatrixTile> & { readonly fromRows: number })[] = [
-  { fromRows: 49, workgroups: 200, tile: matrixTile([64, 64], [8, 4], 16, 1) },
-  { fromRows: 65, workgroups: 240, tile: matrixTile([64, 128], [8, 8], 16, 1) },
-  { fromRows: 129, workgroups: 256, tile: matrixTile([128, 128], [8, 8], 8, 2) },
+const manyRows: readonly (FromWorkgroups<MatmulTile> & { readonly fromRows: number })[] = [
+  { fromRows: 49, workgroups: 200, tile: matmulTile([64, 64], [8, 4], 16, 1) },
+  { fromRows: 65, workgroups: 240, tile: matmulTile([64, 128], [8, 8], 16, 1) },
+  { fromRows: 129, workgroups: 256, tile: matmulTile([128, 128], [8, 8], 8, 2) },
 ];
+
+const deepTile = subgroupTile([1, 1, 8], [2, 2], 256);
 
 /**
  * By matrices: from how many rows at least, by workgroups as above, and up to which number of rows the tile is worth it. What needs more workgroup
  * memory than there is is left out. On the H100, us against the best plain kernel for Llama 3.2 1B's gate and up (16,384 columns): 16 rows 36 and
- * 65, 64 rows 63 and 192, 512 rows 274 and 1,110, 2,048 rows 1,084 and 4,368; down (2,048 columns): 16 rows 41 and 31, which is why few columns
- * wait for 25 rows, 64 rows 49 and 118, 512 rows 220 and 717, 2,048 rows 574 and 2,067. The first two are for any number of workgroups, the first
+ * 65, 64 rows 63 and 192, 512 rows 274 and 1,110, 2,048 rows 1,122 and 4,369; down (2,048 columns): 16 rows 41 and 31, which is why few columns
+ * wait for 25 rows, 64 rows 49 and 118, 512 rows 219 and 717, 2,048 rows 576 and 2,065. The first two are for any number of workgroups, the first
  * for the least memory.
  */
 const byMatrices: readonly (FromWorkgroups<SubgroupTile> & { readonly fromRows: number; readonly untilRows?: number })[] = [
   { fromRows: 49, workgroups: 0, tile: subgroupTile([1, 1, 4], [4, 2], 64) },
-  { fromRows: 33, workgroups: 0, tile: subgroupTile([1, 1, 8], [2, 2], 256) },
-  { fromRows: 25, workgroups: 64, tile: subgroupTile([1, 1, 8], [2, 2], 256) },
+  { fromRows: 33, workgroups: 0, tile: deepTile },
+  { fromRows: 25, workgroups: 64, tile: deepTile },
   { fromRows: 16, untilRows: 16, workgroups: 256, tile: subgroupTile([1, 2, 4], [1, 2], 128) },
   { fromRows: 17, untilRows: 32, workgroups: 512, tile: subgroupTile([1, 1, 4], [2, 2], 64) },
   { fromRows: 33, untilRows: 64, workgroups: 256, tile: subgroupTile([2, 2, 2], [2, 2], 64) },
@@ -205,7 +207,7 @@ export function vectorMemory({ rowTile, columnsPerThread, lanes, teams }: Vector
 }
 
 /** Bytes of workgroup memory. */
-export function matrixMemory({ rowTile, columnTile, depth, stages }: MatrixTile): number {
+export function matmulMemory({ rowTile, columnTile, depth, stages }: MatmulTile): number {
   return 4 * (stages * depth * (rowTile + columnTile) + (rowTile * depth) / 4);
 }
 
@@ -221,7 +223,7 @@ export function subgroupMemory(tile: SubgroupTile): number {
 /** Bytes of workgroup memory. */
 export function productMemory(product: Product): number {
   if (product.kernel === 'matvec') return vectorMemory(product.tile);
-  return product.kernel === 'matmul' ? matrixMemory(product.tile) : subgroupMemory(product.tile);
+  return product.kernel === 'matmul' ? matmulMemory(product.tile) : subgroupMemory(product.tile);
 }
 
 /**
@@ -250,7 +252,7 @@ export function productsFor(outputs: number, maxRows: number, memory: number, su
     const first = Math.max(fromRows, (rowTiles - 1) * rowTile + 1);
     if (first > untilRows) return;
     while (products[products.length - 1].from >= first) products.pop();
-    products.push({ from: first, ...product });
+    if (products[products.length - 1].tile !== product.tile) products.push({ from: first, ...product });
   };
   if (subgroupMatrices) {
     for (const choice of byMatrices) {
@@ -260,7 +262,7 @@ export function productsFor(outputs: number, maxRows: number, memory: number, su
     }
   } else {
     for (const choice of manyRows) {
-      const tile = matrixMemory(choice.tile) <= memory ? choice.tile : { ...choice.tile, stages: 1 };
+      const tile = matmulMemory(choice.tile) <= memory ? choice.tile : { ...choice.tile, stages: 1 };
       add(choice, tile.rowTile, tile.columnTile, { kernel: 'matmul', tile });
     }
   }

@@ -98,7 +98,9 @@ const named = (sizes: object) => Object.values(sizes).join(' ');
 
 /** What models use; the other tiles are there to be measured. */
 const used = new Set(
-  [64, 4096, 2 ** 20].flatMap((outputs) => productsFor(outputs, 2 ** 20, 49152, true)).map((product) => named(product.tile)),
+  [64, 2048, 16384, 2 ** 20]
+    .flatMap((outputs) => [16384, 32768, 49152].flatMap((memory) => productsFor(outputs, 2 ** 20, memory, true)))
+    .map((product) => named(product.tile)),
 );
 
 /** Of a tile that is too large for a device, what fits: the same but for how much of the operands is in workgroup memory. */

@@ -1,8 +1,8 @@
 /** The matrix products, in every tile, against a float64 reference. */
 import {
-  type MatrixTile,
-  matrixMemory,
-  matrixTiles,
+  type MatmulTile,
+  matmulMemory,
+  matmulTiles,
   type ProductFrom,
   productsFor,
   type VectorTile,
@@ -14,7 +14,7 @@ import { expectClose, random, type SpecContext, spec } from '../harness/harness.
 import { type LinearKernel, type LinearOptions, type LinearSize, runLinear } from './linear-case.ts';
 
 const matvec = (tile: VectorTile): LinearKernel => ({ kernel: 'matvec', tile });
-const matmul = (tile: MatrixTile): LinearKernel => ({ kernel: 'matmul', tile });
+const matmul = (tile: MatmulTile): LinearKernel => ({ kernel: 'matmul', tile });
 
 /** Each option alone, those that models combine, and all at once. A combination is a pipeline, sizes are not. */
 const combinations: Readonly<Record<string, LinearOptions>> = {
@@ -115,8 +115,8 @@ for (const [i, tile] of vectorTiles.entries()) {
     hostIndependent: true,
   });
 }
-for (const [i, tile] of matrixTiles.entries()) {
-  const devices = matrixMemory(tile) > defaultMemory ? 'granted' : 'default';
+for (const [i, tile] of matmulTiles.entries()) {
+  const devices = matmulMemory(tile) > defaultMemory ? 'granted' : 'default';
   spec(`matmul, tile ${named(tile)}`, (t) => compare(t, matmul(tile), optionsOf(i), tileSizes(i)), {
     devices,
     full: !used.has(named(tile)),

@@ -12,6 +12,7 @@ import {
   KvCache,
   type KvDtype,
   LaunchCache,
+  type LaunchCacheOptions,
   PagedAttention,
   type PagedAttentionOptions,
 } from '../../src/index.ts';
@@ -118,6 +119,12 @@ type OpenPass = () => GPUComputePassEncoder;
 /** An adapter that nobody knows: it takes what GPUs do by default. */
 const anyHardware: AdapterDescription = { vendor: '', architecture: '', device: '', description: '', software: false };
 
+export interface ShippedWorkOptions {
+  /** Kernels by matrices where the device has them; default false: the same work on every device. */
+  readonly subgroupMatrices?: boolean;
+  readonly onEvent?: LaunchCacheOptions['onEvent'];
+}
+
 /** Steps of the shipped model, with the kernels of graphics processors whatever the adapter is. Nothing is submitted. */
 export class ShippedWork {
   readonly #watch: WorkWatch;
@@ -125,7 +132,7 @@ export class ShippedWork {
   readonly #model: LlamaModel;
   readonly #destroy: () => void;
 
-  static async open(gpu: Gpu, files: ModelFiles): Promise<ShippedWork> {
+  static async open(gpu: Gpu, files: ModelFiles, { subgroupMatrices = false, onEvent }: ShippedWorkOptions = {}): Promise<ShippedWork> {
     const hardware: Gpu = Object.create(gpu, { adapter: { value: anyHardware } });
     const watch = new WorkWatch(hardware);
     const config = parseModelConfig(await readJson(files, 'config.json'));
@@ -137,8 +144,8 @@ export class ShippedWork {
       ...{ numLayers, numKvHeads, headDim, blockSize: 16, dtype: 'f32' },
       ...{ numBlocks: 257, maxSequences: 8, maxBlocksPerSequence: 64 },
     });
-    const cache = new LaunchCache(hardware);
-    const model = await LlamaModel.create(cache, kv, config, weights, { maxTokensPerStep: 128, maxLogitRows: 8, subgroupMatrices: false });
+    const cache = new LaunchCache(hardware, { onEvent });
+    const model = await LlamaModel.create(cache, kv, config, weights, { maxTokensPerStep: 128, maxLogitRows: 8, subgroupMatrices });
     return new ShippedWork(watch, kv, model, () => {
       for (const owned of [model, cache, kv, weights]) owned.destroy();
     });

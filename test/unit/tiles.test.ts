@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { matmulKernel, matmulMatrixKernel, matvecKernel } from '../../src/engine/kernels.ts';
 import {
-  matrixMemory,
-  matrixTiles,
+  matmulMemory,
+  matmulTiles,
   type ProductFrom,
   productMemory,
   productsFor,
@@ -34,8 +34,8 @@ describe('the tiles of matrix products', () => {
     expect((tile.columnsPerThread * tile.teams) % 2).toBe(0);
   });
 
-  it.each(matrixTiles.map((tile) => [JSON.stringify(tile), tile] as const))('take the memory that their text says: %s', (_, tile) => {
-    expect(matrixMemory(tile)).toBe(workgroupMemory(joinSource({ ...matmulKernel, unroll: undefined } as never, { ...tile })));
+  it.each(matmulTiles.map((tile) => [JSON.stringify(tile), tile] as const))('take the memory that their text says: %s', (_, tile) => {
+    expect(matmulMemory(tile)).toBe(workgroupMemory(joinSource({ ...matmulKernel, unroll: undefined } as never, { ...tile })));
     expect([(tile.rowTile / tile.rowsPerThread) % 4, (tile.columnTile / tile.columnsPerThread) % 8, tile.depth % 8]).toEqual([0, 0, 0]);
   });
 
@@ -46,7 +46,7 @@ describe('the tiles of matrix products', () => {
   });
 
   it('are among those that are tested and measured', () => {
-    const known = new Set([...vectorTiles, ...matrixTiles, ...subgroupTiles].map((tile) => JSON.stringify(tile)));
+    const known = new Set([...vectorTiles, ...matmulTiles, ...subgroupTiles].map((tile) => JSON.stringify(tile)));
     for (const { tile } of all) expect(known).toContain(JSON.stringify(tile));
   });
 

@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { afterAll, describe, expect, it, vi } from 'vitest';
 import { filesFrom } from '../../src/engine/index.ts';
-import type { Gpu, KvDtype } from '../../src/index.ts';
+import type { Gpu, KvDtype, LaunchEvent } from '../../src/index.ts';
 import { changesOfWork, expectWork, type Work } from '../gpu/work.ts';
 import { type AttentionWorkOptions, all, attentionWork, type Lengths, ShippedWork, shippedSteps } from '../gpu/work-cases.ts';
 import { fakeGpu, fakePass } from './fake-gpu.ts';
@@ -10,8 +10,7 @@ import { fakeGpu, fakePass } from './fake-gpu.ts';
 afterAll(() => vi.unstubAllGlobals());
 
 it('steps of the shipped model are the work that they were', async () => {
-  const files = filesFrom('demo/model', async (name) => new Uint8Array(await readFile(`demo/model/${name}`)));
-  const shipped = await ShippedWork.open(fakeGpu().gpu, files);
+  const shipped = await ShippedWork.open(fakeGpu().gpu, shippedFiles());
   for (const one of shippedSteps) expectWork(one.name, shipped.step(one, fakePass), one.work);
 });
 
@@ -21,6 +20,60 @@ function largeGpu(): Gpu {
   const limits = { maxBufferSize: 2 ** 32, maxStorageBufferBindingSize: 2 ** 31 - 4, maxComputeWorkgroupStorageSize: 49152 };
   return { ...gpu, limits: { ...gpu.limits, ...limits } };
 }
+
+/** As those that have subgroups of 32 and their matrices. @param refused a kernel that does not compile */
+function matrixGpu(refused?: string): Gpu {
+  const gpu = largeGpu();
+  const { device } = gpu;
+  device.createShaderModule = () => ({ getCompilationInfo: async () => ({ messages: [] }) }) as unknown as GPUShaderModule;
+  device.createComputePipelineAsync = async ({ label = '' }) => {
+    if (label === refused) throw new Error('no such type');
+    return {} as GPUComputePipeline;
+  };
+  const features = { shaderF16: true, subgroups: true, timestampQuery: false, subgroupMatrices: true };
+  const wgslLanguageFeatures = new Set(['packed_4x8_integer_dot_product']);
+  return { ...gpu, features, subgroupMinSize: 32, wgslLanguageFeatures };
+}
+
+const shippedFiles = () => filesFrom('demo/model', async (name) => new Uint8Array(await readFile(`demo/model/${name}`)));
+const promptOf128 = { lengths: all(1, 128, 128) };
+
+describe('where the device has matrices', () => {
+  it('prompts of the shipped model are the work that they were', async () => {
+    const shipped = await ShippedWork.open(matrixGpu(), shippedFiles(), { subgroupMatrices: true });
+    expectWork('prefill of 128, by matrices', shipped.step(promptOf128, fakePass), {
+      writes: 1,
+      bytesWritten: 5_180,
+      kernels: {
+        'update block table': { grids: { '1 1 1': 1 }, bound: 29_712 },
+        embed: { grids: { '1 128 1': 1 }, bound: 2_813_024 },
+        'matmul by matrices': { grids: { '4 24 1': 6, '4 10 1': 12, '4 48 1': 6 }, bound: 27_409_920 },
+        append: { grids: { '32 1 1': 6 }, bound: 31_721_760 },
+        prefill: { grids: { '16 2 1': 6 }, bound: 33_559_320 },
+        matvec: { grids: { '1 1024 1': 1 }, bound: 2_960_704 },
+        sample: { grids: { '1 1 1': 1 }, bound: 158_912 },
+      },
+    });
+  });
+
+  it('a model that is told to do without has no kernel by them', async () => {
+    const shipped = await ShippedWork.open(matrixGpu(), shippedFiles(), { subgroupMatrices: false });
+    const { kernels } = shipped.step(promptOf128, fakePass);
+    expect(Object.keys(kernels).filter((name) => name.includes('matrices'))).toEqual([]);
+    expect(Object.keys(kernels)).toContain('matvec');
+  });
+
+  it('a model whose kernel by them does not compile does without, and tells it once', async () => {
+    const events: LaunchEvent[] = [];
+    const shipped = await ShippedWork.open(matrixGpu('matmul by matrices'), shippedFiles(), {
+      subgroupMatrices: true,
+      onEvent: (event) => events.push(event),
+    });
+    const { kernels } = shipped.step(promptOf128, fakePass);
+    expect(Object.keys(kernels)).toContain('matvec');
+    expect(events.map((event) => event.type === 'fallback' && event.kernel)).toEqual(['matmul by matrices']);
+  });
+});
 
 interface Layer {
   readonly name: string;
@@ -168,6 +221,57 @@ const layers: readonly Layer[] = [
     },
   },
 ];
+
+const layersByMatrices: readonly Layer[] = [
+  {
+    name: 'decode 8 x 4096, int8',
+    lengths: all(8, 1, 4096),
+    dtype: 'int8',
+    work: {
+      writes: 1,
+      bytesWritten: 1_968,
+      kernels: {
+        append: { grids: { '16 1 1': 1 }, bound: 69_363_568 },
+        decode: { grids: { '64 8 1': 1 }, bound: 83_238_532 },
+        merge: { grids: { '8 32 1': 1 }, bound: 13_858_128 },
+      },
+    },
+  },
+  {
+    name: 'prefill of 512',
+    lengths: all(1, 512, 512),
+    work: {
+      writes: 1,
+      bytesWritten: 17_488,
+      kernels: {
+        'update block table': { grids: { '1 1 1': 1 }, bound: 39_280 },
+        append: { grids: { '1024 1 1': 1 }, bound: 6_396_064 },
+        'prefill by matrices': { grids: { '32 8 1': 1 }, bound: 20_229_812 },
+      },
+    },
+  },
+  {
+    name: '4 prefills of 512 and 60 decodes at 2048',
+    lengths: [...all(4, 512, 512), ...all(60, 1, 2048)],
+    work: {
+      writes: 1,
+      bytesWritten: 75_232,
+      kernels: {
+        'update block table': { grids: { '2 1 1': 1 }, bound: 288_448 },
+        append: { grids: { '4216 1 1': 1 }, bound: 529_294_576 },
+        decode: { grids: { '120 8 1': 1 }, bound: 596_306_948 },
+        'prefill by matrices': { grids: { '128 8 1': 1 }, bound: 596_306_948 },
+        merge: { grids: { '60 32 1': 1 }, bound: 49_965_264 },
+      },
+    },
+  },
+];
+
+describe('a layer of attention by subgroups and matrices is the work that it was', () => {
+  it.each(layersByMatrices)('$name', async ({ name, lengths, dtype = 'f16', work }) => {
+    expectWork(name, await attentionWork(matrixGpu(), lengths, dtype, fakePass), work);
+  });
+});
 
 describe('a layer of attention is the work that it was', () => {
   it.each(layers)('$name', async ({ name, lengths, dtype = 'f16', options, work }) => {
