@@ -57,6 +57,12 @@ const giants: readonly (readonly [number, number])[] = [
   [14, -7e30],
 ];
 
+/** Such that others still count beside them in a row's root mean square. */
+const lesserGiants: typeof giants = [
+  [3, 1e5],
+  [14, -2e5],
+];
+
 /** Rows lie further apart than they are long; whatever is not of the operands is NaN. */
 export async function runLinear(
   t: SpecContext,
@@ -80,7 +86,8 @@ export async function runLinear(
   for (let row = 0; row < inputRows; row++) {
     const values = random.normals(inputs);
     input.set(options.inputs ? values.map(roundToHalf) : values, row * inputStride);
-    if (options.inputs === 'giants') for (const [at, value] of giants) input[row * inputStride + (at % inputs)] = value;
+    if (options.inputs === 'giants')
+      for (const [at, value] of normalized ? lesserGiants : giants) input[row * inputStride + (at % inputs)] = value;
   }
   const weights = store(random.normals(outputs * inputs, inputs ** -0.5), dtype);
   const weightBytes = new Uint8Array(weights.bytes.length + 1024).fill(0xff);
@@ -131,11 +138,11 @@ export async function runLinear(
   for (let row = 0; row < rows; row++) {
     const from = (gathered ? gatheredRows[row] : row) * inputStride;
     const values = Float64Array.from(input.subarray(from, from + inputs));
-    if (normalized) {
-      const rms = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / inputs + epsilon);
-      for (let i = 0; i < inputs; i++) values[i] *= gain[gainOffset + i] / rms;
-    }
+    const rms = normalized ? Math.sqrt(values.reduce((sum, value) => sum + value * value, 0) / inputs + epsilon) : 1;
+    if (normalized) for (let i = 0; i < inputs; i++) values[i] *= gain[gainOffset + i];
+    // What f16 has to hold is with the gains, and before the division by the root mean square.
     if (options.inputs === 'giants') for (let i = 0; i < inputs; i++) values[i] = Math.max(-largestHalf, Math.min(largestHalf, values[i]));
+    if (normalized) for (let i = 0; i < inputs; i++) values[i] /= rms;
     const errors = new Float64Array(outputs);
     const products = Array.from({ length: outputs }, (_, j) => {
       let sum = biased ? bias[biasOffset + j] : 0;

@@ -88,6 +88,15 @@ spec(
   { devices: 'default' },
 );
 
+spec(
+  'inputs beyond f16 become the largest that it can hold, with their gains, before they are divided by the root mean square',
+  (t) =>
+    eachSize(t, tile, { dtype: 'f16', normalized: true, inputs: 'giants' }, sizes.slice(1), ({ actual, expected }, label) => {
+      expectClose(actual, expected, { atol: 1e-4, rtol: 1e-3, label });
+    }),
+  { devices: 'default' },
+);
+
 /** In turn, so that each option meets many tiles. */
 const optionsOf = (index: number): LinearOptions => {
   const all = Object.values(combinations);
