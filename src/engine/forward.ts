@@ -2,8 +2,8 @@ import type { KvCache } from '../attention/kv-cache.ts';
 import type { Gpu } from '../gpu.ts';
 import type { LaunchCache } from '../launch/cache.ts';
 import type { LlamaModel } from './model.ts';
-import { maxRunAhead } from './options.ts';
 import type { ReadbackRing } from './readback.ts';
+import { runAheadDepth, stepTime } from './run-ahead.ts';
 
 /** What steps outside the loop work with. */
 export interface ForwardParts {
@@ -66,9 +66,9 @@ export function scoreRows(rows: Float32Array, first: number, ids: readonly numbe
   return scores;
 }
 
-/** Warms up, and finds the depth at which waiting for the host no longer holds the GPU up: wait / step time, rounded up, plus 1. */
+/** Warms up, and finds the depth (`runAheadDepth`) by a sequence of its own, of at most `contextLength` tokens (2 or more). */
 export async function measureRunAhead(parts: ForwardParts, ring: ReadbackRing, contextLength: number): Promise<number> {
-  const steps = 8;
+  const steps = Math.min(8, contextLength - 2);
   const greedy = { temperature: 0, topK: 0, topP: 1, seed: 0, stopTokens: [] };
   const { kv, cache, model } = parts;
   const sequence = kv.open();
@@ -88,9 +88,8 @@ export async function measureRunAhead(parts: ForwardParts, ring: ReadbackRing, c
     };
     await run(1);
     const one = await run(1);
-    const many = await run(Math.min(steps, contextLength - 2));
-    const step = Math.max((many - one) / (steps - 1), 0.02);
-    return Math.min(maxRunAhead, Math.max(2, Math.ceil(Math.max(0, one - step) / step) + 1));
+    const step = stepTime(one, await run(steps), steps);
+    return runAheadDepth(one - (step ?? 0), step);
   } finally {
     kv.close(sequence);
   }
