@@ -54,17 +54,25 @@ export interface RandomLengths {
   readonly rangeRatio: number;
 }
 
-/** Token ids that rise from a random one on, so that no two prompts begin the same; the first ids, special ones mostly, are left out. */
+/**
+ * Token ids that rise from a random one on; the first ids, special ones mostly, are left out. No two prompts begin with the same token as long as
+ * there are others: starts are drawn without repetition. When all were drawn, they are drawn again and ids rise by one more, so that prompts of
+ * the same start go on differently, for as many rounds as there are ids.
+ */
 export function randomRequests(count: number, lengths: RandomLengths, vocabSize: number, random: Random): SampleRequest[] {
   const firstId = Math.min(16, vocabSize - 1);
+  const ids = vocabSize - firstId;
   const lengthOf = (around: number) => {
     const least = Math.max(1, Math.floor(around * (1 - lengths.rangeRatio)));
     return least + random.integer(Math.ceil(around * (1 + lengths.rangeRatio)) - least + 1);
   };
+  let starts: readonly number[] = [];
   return Array.from({ length: count }, (_, i) => {
+    if (i % ids === 0) starts = random.permutation(ids);
+    const start = starts[i % ids];
+    const rise = 1 + Math.floor(i / ids);
     const promptTokens = lengthOf(lengths.input);
-    const offset = random.integer(vocabSize);
-    const prompt = Array.from({ length: promptTokens }, (_, k) => firstId + ((offset + i + k) % (vocabSize - firstId)));
+    const prompt = Array.from({ length: promptTokens }, (_, k) => firstId + ((start + k * rise) % ids));
     return { prompt, promptTokens, outputTokens: lengthOf(lengths.output) };
   });
 }

@@ -154,6 +154,23 @@ describe('what is asked', () => {
     for (const { prompt, promptTokens } of requests) expect(tokenizer.encode(prompt as string)).toHaveLength(promptTokens);
   });
 
+  test('at random begins with the same token, then with the same two, only when no other is left', () => {
+    const prompts = (count: number, seed = 3) =>
+      randomRequests(count, { input: 40, output: 1, rangeRatio: 0.5 }, 116, random(seed)).map(({ prompt }) => prompt as number[]);
+    const different = (list: number[][], tokens: number) => new Set(list.map((prompt) => prompt.slice(0, tokens).join())).size;
+    expect([1, 2].map((tokens) => different(prompts(100), tokens))).toEqual([100, 100]);
+    expect([1, 2].map((tokens) => different(prompts(1000), tokens))).toEqual([100, 1000]);
+    expect(prompts(200)).toEqual(prompts(200));
+    expect(prompts(200)).not.toEqual(prompts(200, 4));
+    expect(prompts(200).slice(0, 50)).toEqual(prompts(50));
+    // Vocabularies of next to nothing are served, too.
+    expect(randomRequests(3, { input: 2, output: 1, rangeRatio: 0 }, 1, random(1)).map(({ prompt }) => prompt)).toEqual([
+      [0, 0],
+      [0, 0],
+      [0, 0],
+    ]);
+  });
+
   test('at random has lengths within the range, and other tokens each time', () => {
     const requests = randomRequests(200, { input: 20, output: 10, rangeRatio: 0.5 }, 100, random(5));
     const range = (values: number[]) => [Math.min(...values), Math.max(...values)];
