@@ -25,6 +25,7 @@ export const servingOptions = /** @type {const} */ ({
   'kv-dtype': { type: 'string' },
   'run-ahead': { type: 'string' },
   'no-prefix-caching': { type: 'boolean' },
+  'no-subgroup-matrices': { type: 'boolean' },
   minutes: { type: 'string' },
   streams: { type: 'string' },
 });
@@ -44,7 +45,7 @@ export const servingHelp = `Options of serving and soak:
   --launch-cache on|off|both default on; both runs off, then on
   --goodput ttft:MS tpot:MS e2el:MS   counts requests that keep these limits
   --max-sequences N (64), --max-tokens-per-step N, --context-length N, --num-blocks N, --block-size N, --kv-dtype T, --run-ahead N,
-  --no-prefix-caching        of the engine in the bench's process
+  --no-prefix-caching, --no-subgroup-matrices   of the engine in the bench's process
   --minutes N, --streams N   of soak: how long, and how many at once (1, 64)`;
 
 /**
@@ -62,7 +63,7 @@ export const servingHelp = `Options of serving and soak:
  * @property {'on' | 'off' | 'both'} launchCache
  * @property {{ ttft?: number, tpot?: number, e2el?: number } | undefined} goodput
  * @property {{ maxSequences: number, maxTokensPerStep?: number, contextLength?: number, numBlocks?: number, blockSize?: number,
- *   kvDtype?: import('../src/attention/layout.ts').KvDtype, runAhead?: number, prefixCaching: boolean }} engine
+ *   kvDtype?: import('../src/attention/layout.ts').KvDtype, runAhead?: number, prefixCaching: boolean, subgroupMatrices: boolean }} engine
  * @property {number} minutes
  * @property {number} streams
  *
@@ -107,6 +108,7 @@ export function readServingOptions(values, rest = []) {
       kvDtype: /** @type {import('../src/attention/layout.ts').KvDtype | undefined} */ (text(values['kv-dtype'])),
       runAhead: integer('run-ahead'),
       prefixCaching: values['no-prefix-caching'] !== true,
+      subgroupMatrices: values['no-subgroup-matrices'] !== true,
     },
     minutes: positive('minutes') ?? 1,
     streams: integer('streams') ?? 64,

@@ -3,6 +3,7 @@
  */
 import { Command, CommanderError, Option } from 'commander';
 import { InvalidArgumentError, type KvDtype, kvDtypes, PagewiseError } from 'pagewise';
+import type { EngineOptions } from 'pagewise/engine';
 import { type NumberRule, numberRules, parseNumber } from '../shared/numbers.ts';
 
 /** What was asked for. A value that is undefined was not given: the model's files, then the engine, decide. */
@@ -17,6 +18,7 @@ export interface ProgramOptions {
   readonly seed: number | undefined;
   readonly kvDtype: KvDtype | undefined;
   readonly blockSize: number | undefined;
+  readonly subgroupMatrices: boolean;
   readonly launchCache: 'on' | 'off' | 'verify' | undefined;
   readonly runAhead: number | undefined;
   /** Tokens to guess by prompt lookup; undefined: none. */
@@ -56,6 +58,11 @@ export function readOptions(programArguments: readonly string[]): ProgramOptions
   return { json: false, ...command.opts<Omit<ProgramOptions, 'prompt' | 'json'>>(), prompt };
 }
 
+/** What the engine is loaded with, as given: one sequence, and its own defaults otherwise. */
+export function engineOptions({ kvDtype, blockSize, subgroupMatrices, launchCache, runAhead }: ProgramOptions): EngineOptions {
+  return { maxSequences: 1, kvDtype, blockSize, subgroupMatrices, launchCache, runAhead };
+}
+
 /**
  * Has a command, named as it is called, read its arguments.
  *
@@ -87,6 +94,7 @@ function createCommand(): Command {
     .addOption(numberOption('--seed <number>', 'same seed, same text (default: a new one each time)', numberRules.seed))
     .addOption(choiceOption('--kv-dtype <type>', `how keys and values are stored: ${kvDtypes.join(', ')}`, kvDtypes))
     .addOption(numberOption('--block-size <number>', 'tokens of a block of the KV cache', numberRules.blockSize))
+    .option('--no-subgroup-matrices', "compute in f32 throughout, not on the GPU's matrix units")
     .addOption(choiceOption('--launch-cache <mode>', 'on, off or verify', ['on', 'off', 'verify']))
     .addOption(numberOption('--run-ahead <number>', 'steps submitted before the first answer is back', numberRules.runAhead))
     .addOption(

@@ -10,7 +10,7 @@ import { Engine, type GenerationResult } from 'pagewise/engine';
 import { loadingText } from '../shared/loading.ts';
 import { randomSeed } from '../shared/numbers.ts';
 import { modelFiles, typedPath } from './folder.ts';
-import { type ProgramOptions, readOptions } from './options.ts';
+import { engineOptions, type ProgramOptions, readOptions } from './options.ts';
 import { runToExit, say } from './process.ts';
 import { createProgressBar } from './progress.ts';
 import { type AdapterReport, adapterLine, reportAdapter, resultObject, resultTable } from './report.ts';
@@ -39,12 +39,11 @@ async function generate(options: ProgramOptions, host: ProgramHost, signal: Abor
   const gpu = await openGpu(host.gpu ? { gpu: host.gpu } : {});
   const progress = createProgressBar(loadingText);
   try {
-    const { kvDtype, blockSize, launchCache, runAhead } = options;
     const trace = options.trace === undefined ? undefined : new Tracer(gpu);
     const onProgress = progress.update;
     const onTuningProblem = (problem: string) => say(`pagewise: ${problem}`);
     const tuning = await storedTuning(gpu, options.tuning, host.tunings, onTuningProblem);
-    const asked = { maxSequences: 1, kvDtype, blockSize, launchCache, runAhead, trace, tuning };
+    const asked = { ...engineOptions(options), trace, tuning };
     const engine = await Engine.load(gpu, files, { ...asked, onProgress, onTuningProblem, signal });
     progress.stop();
     const adapter = reportAdapter(gpu.adapter, process.env);

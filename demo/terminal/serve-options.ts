@@ -1,6 +1,7 @@
 /** The command line of `npm run serve`. */
 import { Command } from 'commander';
 import { type KvDtype, kvDtypes } from 'pagewise';
+import type { EngineOptions } from 'pagewise/engine';
 import { numberRules } from '../shared/numbers.ts';
 import { choiceOption, numberOption, parseArguments } from './options.ts';
 
@@ -23,6 +24,7 @@ export interface ServeProgramOptions {
   readonly prefixCaching: boolean;
   readonly kvDtype: KvDtype | undefined;
   readonly blockSize: number | undefined;
+  readonly subgroupMatrices: boolean;
   readonly launchCache: 'on' | 'off' | 'verify' | undefined;
   readonly runAhead: number | undefined;
   readonly tuning: string | undefined;
@@ -58,6 +60,7 @@ export function readServeOptions(programArguments: readonly string[]): ServeProg
     .option('--no-prefix-caching', 'compute every prompt anew')
     .addOption(choiceOption('--kv-dtype <type>', `how keys and values are stored: ${kvDtypes.join(', ')}`, kvDtypes))
     .addOption(numberOption('--block-size <number>', 'tokens of a block of the KV cache', numberRules.blockSize))
+    .option('--no-subgroup-matrices', "compute in f32 throughout, not on the GPU's matrix units")
     .addOption(choiceOption('--launch-cache <mode>', 'on, off or verify', ['on', 'off', 'verify']))
     .addOption(numberOption('--run-ahead <number>', 'steps submitted before the first answer is back', numberRules.runAhead))
     .option('--tuning <file>', 'a file of npm run tune -- --output (default: what npm run tune found here)')
@@ -69,4 +72,14 @@ export function readServeOptions(programArguments: readonly string[]): ServeProg
     .configureOutput({ writeErr: () => {} });
   if (!parseArguments(command, programArguments)) return undefined;
   return command.opts<ServeProgramOptions>();
+}
+
+/** What the engine is loaded with, as given: it has its own defaults. */
+export function engineOptions(options: ServeProgramOptions): EngineOptions {
+  const { maxSequences, maxWaiting, contextLength, numBlocks, maxTokensPerStep, prefixCaching } = options;
+  const { kvDtype, blockSize, subgroupMatrices, launchCache, runAhead } = options;
+  return {
+    ...{ maxSequences, maxWaiting, contextLength, numBlocks, maxTokensPerStep, prefixCaching },
+    ...{ kvDtype, blockSize, subgroupMatrices, launchCache, runAhead },
+  };
 }

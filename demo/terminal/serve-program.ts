@@ -12,7 +12,7 @@ import { type Listener, listen } from './listen.ts';
 import { describeFailure, say } from './process.ts';
 import { createProgressBar } from './progress.ts';
 import { adapterLine, reportAdapter } from './report.ts';
-import { readServeOptions, type ServeProgramOptions } from './serve-options.ts';
+import { engineOptions, readServeOptions, type ServeProgramOptions } from './serve-options.ts';
 import { storedTuning } from './tunings.ts';
 
 /** What differs between hosts. */
@@ -86,13 +86,6 @@ async function serve(options: ServeProgramOptions, host: ServeHost, closing: Abo
     progress.stop();
     gpu.destroy();
   }
-}
-
-/** Only what was given: the engine has its own defaults. */
-function engineOptions(options: ServeProgramOptions) {
-  const { maxSequences, maxWaiting, contextLength, numBlocks, maxTokensPerStep, prefixCaching } = options;
-  const { kvDtype, blockSize, launchCache, runAhead } = options;
-  return { maxSequences, maxWaiting, contextLength, numBlocks, maxTokensPerStep, prefixCaching, kvDtype, blockSize, launchCache, runAhead };
 }
 
 function welcome(modelName: string, url: string, chats: boolean): string {

@@ -296,6 +296,11 @@ describe('options', () => {
       ...{ numPrompts: 7, requestRate: 2.5, ignoreEos: false, launchCache: 'both', goodput: { ttft: 200, tpot: 20.5 } },
     });
     expect(readServingOptions({ 'request-rate': 'inf' }).requestRate).toBe(Infinity);
+    expect(servingArguments({ 'no-subgroup-matrices': true })).toEqual(['--no-subgroup-matrices']);
+    expect(readServingOptions({}).engine).toEqual({ maxSequences: 64, prefixCaching: true, subgroupMatrices: true });
+    expect(readServingOptions({ 'no-subgroup-matrices': true, 'no-prefix-caching': true }).engine).toEqual({
+      ...{ maxSequences: 64, prefixCaching: false, subgroupMatrices: false },
+    });
   });
 
   test.each([
