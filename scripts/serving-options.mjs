@@ -45,7 +45,9 @@ export const servingHelp = `Options of serving and soak:
   --launch-cache on|off|both default on; both runs off, then on
   --goodput ttft:MS tpot:MS e2el:MS   counts requests that keep these limits
   --max-sequences N (64), --max-tokens-per-step N, --context-length N, --num-blocks N, --block-size N, --kv-dtype T, --run-ahead N,
-  --no-prefix-caching, --no-subgroup-matrices   of the engine in the bench's process
+  --no-prefix-caching, --no-subgroup-matrices
+                             of the engine in the bench's process, as --launch-cache; with --url they are the server's (--context-length then
+                             only leaves out conversations of --dataset)
   --minutes N, --streams N   of soak: how long, and how many at once (1, 64)`;
 
 /**
@@ -70,6 +72,33 @@ export const servingHelp = `Options of serving and soak:
  * @typedef {Readonly<Record<string, string | boolean | string[] | undefined>>} Values as `parseArgs` gives them
  */
 
+/** Options that say how the engine in the bench's process is loaded. */
+const engineOptions = /** @type {const} */ ([
+  'launch-cache',
+  'max-sequences',
+  'max-tokens-per-step',
+  'context-length',
+  'num-blocks',
+  'block-size',
+  'kv-dtype',
+  'run-ahead',
+  'no-prefix-caching',
+  'no-subgroup-matrices',
+]);
+
+/** A server has an engine of its own, loaded before. @param {Values} values */
+function refuseEngineOptions(values) {
+  // The context also says which conversations of a file are left out.
+  const used = values.dataset === undefined ? [] : ['context-length'];
+  const name = engineOptions.find((one) => values[one] !== undefined && values[one] !== false && !used.includes(one));
+  if (name === undefined) return;
+  const remedy =
+    values[name] === 'both'
+      ? 'Start one server with --launch-cache off and one with --launch-cache on, and ask each.'
+      : `Leave it out, and start the server with it: npm run serve -- --${name}${values[name] === true ? '' : ` ${values[name]}`}`;
+  throw new Error(`--${name} is of an engine in the bench's process, but --url names a server, which has its own. ${remedy}`);
+}
+
 /**
  * @param {Values} values
  * @param {readonly string[]} [rest] positionals behind the bench's name: `--goodput ttft:200 tpot:20` leaves its second word there
@@ -77,6 +106,7 @@ export const servingHelp = `Options of serving and soak:
  */
 export function readServingOptions(values, rest = []) {
   if (rest.length > 0 && values.goodput === undefined) throw new Error(`"${rest[0]}" is no option. Name one bench, and see --help.`);
+  if (values.url !== undefined) refuseEngineOptions(values);
   const launchCache = values['launch-cache'] ?? 'on';
   if (launchCache !== 'on' && launchCache !== 'off' && launchCache !== 'both') throw new Error('--launch-cache is on, off or both.');
   const integer = (/** @type {string} */ name, least = 1) =>

@@ -82,12 +82,13 @@ async function runOn(engine: Engine, host: BenchHost, serving: ServingOptions, l
   };
 }
 
-function medianRun(runs: readonly Run[]): Run {
+/** The run of median throughput; of an even number, the lower one of the middle. */
+function medianRun<T extends Measured>(runs: readonly T[]): T {
   const sorted = runs.toSorted((a, b) => a.figures.requestThroughput - b.figures.requestThroughput);
   return sorted[Math.floor((sorted.length - 1) / 2)];
 }
 
-/** Requests to a server. */
+/** Requests to a server; of several rounds, the one of median throughput is shown. */
 export async function benchServingAt(url: string, host: BenchHost, options: BenchOptions): Promise<BenchResult> {
   const serving = servingOf(options);
   const files = modelOf(host, serving.model);
@@ -99,10 +100,26 @@ export async function benchServingAt(url: string, host: BenchHost, options: Benc
   const tokenizer = json === undefined ? undefined : createTokenizer(json, tokenizerConfig, config);
   const contextLength = serving.engine.contextLength ?? Math.min(config.contextLength, await contextOf(url));
   const requests = await requestsOf(host, serving, tokenizer, contextLength, config.vocabSize);
-  const client = httpClient(url, serving);
-  await client(requests[0]);
-  const run = await measure(host, client, requests, serving, url);
-  return { rows: rowsOf(run.figures, { url }), notes: [`Server ${url}.`, ...notesOf(serving, run)], lines: run.lines };
+  const rounds = options.rounds ?? 1;
+  const runs: Measured[] = [];
+  const begin = Date.now();
+  for (let round = 0; round < rounds; round++) {
+    // The server may still know what a bench before this one asked.
+    const cacheSalt = rounds > 1 ? `round ${round} of ${begin}` : undefined;
+    const label = `${url}${rounds > 1 ? `, round ${round + 1} of ${rounds}` : ''}`;
+    const client = httpClient(url, { ...serving, cacheSalt });
+    await client(requests[0]);
+    runs.push(await measure(host, client, requests, serving, label));
+  }
+  const run = medianRun(runs);
+  const throughputs = runs.map(({ figures }) => figures.requestThroughput);
+  const ofRounds = rounds > 1 ? [rowOf('request throughput, all rounds', { url }, 'req/s', throughputs)] : [];
+  const notes = rounds > 1 ? [`Of ${rounds} rounds, each without the cached prefixes of the others, the one of median throughput.`] : [];
+  return {
+    rows: [...rowsOf(run.figures, { url }), ...ofRounds],
+    notes: [`Server ${url}.`, ...notesOf(serving, run), ...notes],
+    lines: [...(rounds > 1 ? [run.label] : []), ...run.lines],
+  };
 }
 
 interface Measured {

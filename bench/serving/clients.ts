@@ -9,7 +9,7 @@ export type Client = (request: SampleRequest) => Promise<RequestTrace>;
 
 export interface ClientOptions {
   readonly ignoreEos: boolean;
-  /** Of an engine in this process: keeps what other runs have left in the prefix cache out. */
+  /** Keeps what other runs have left in the prefix cache out. */
   readonly cacheSalt?: string;
 }
 
@@ -30,12 +30,13 @@ export function engineClient(
 }
 
 /** As the original's client of OpenAI's completions: streams, greedy, and takes the number of tokens from the answer's usage. */
-export function httpClient(url: string, { ignoreEos }: ClientOptions, now = () => performance.now()): Client {
+export function httpClient(url: string, { ignoreEos, cacheSalt }: ClientOptions, now = () => performance.now()): Client {
   const address = `${url.replace(/\/+$/, '')}/v1/completions`;
   return async ({ prompt, promptTokens, outputTokens: asked }) => {
     const body = JSON.stringify({
       ...{ model: 'default', prompt, max_tokens: asked, temperature: 0, stream: true, stream_options: { include_usage: true } },
       ...(ignoreEos && { ignore_eos: true }),
+      ...(cacheSalt !== undefined && { cache_salt: cacheSalt }),
     });
     const start = now();
     const response = await fetch(address, { method: 'POST', headers: { 'content-type': 'application/json' }, body });

@@ -95,7 +95,22 @@ describe('the serving bench', { timeout: limit }, () => {
     expect(untimed).toBeLessThanOrEqual(9); // of the one request before
   });
 
+  test('asks a server in rounds, none of which finds what another has left', async () => {
+    const hits = () => metricOf(server.url, 'prefix_cache_hits_total');
+    const before = await hits();
+    const { report, value, output } = await benchRows('serving', '--quick', '--url', server.url, '--rounds', '3');
+    expect(output).toContain(`${server.url}, round `);
+    expect(output.match(/Serving Benchmark Result/g)).toHaveLength(1);
+    const all = report.rows.find(({ name }) => name === 'request throughput, all rounds');
+    expect(all).toMatchObject({ unit: 'req/s', samples: 3 });
+    expect(all?.value).toBeCloseTo(value('request throughput'), 0);
+    expect(report.notes.join()).toContain('Of 3 rounds');
+    // Only what each round's own untimed request left.
+    expect((await hits()) - before).toBeLessThanOrEqual(3 * 32);
+  });
+
   test.each([
+    [['--url', 'http://127.0.0.1:9', '--max-sequences', '3'], /--max-sequences is of an engine.*npm run serve -- --max-sequences 3/],
     [['--url', 'http://127.0.0.1:9'], /Error: .*fetch|Error: .*connect/i],
     [['--model', 'synthetic:huge'], /there is no such shape. There are: llama-3.2-1b, tiny/],
     [['--num-prompts', '0'], /--num-prompts is "0", but must be an integer of at least 1/],

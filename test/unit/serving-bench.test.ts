@@ -210,8 +210,10 @@ describe('clients', () => {
     vi.stubGlobal('fetch', (url: string, init: RequestInit) => handler(new Request(url, init)));
     const trace = await httpClient('http://host/', { ignoreEos: false }, clock())(request);
     expect(trace).toEqual({ promptTokens: 3, outputTokens: 4, start: 10, chunks: [20, 30, 40, 50] });
-    const { signal: _, ...options } = engine.asked[0].options;
+    await httpClient('http://host/', { ignoreEos: true, cacheSalt: 'pepper' })(request);
+    const [options, salted] = engine.asked.map(({ options: { signal: _, ...others } }) => others);
     expect(options).toEqual({ maxTokens: 4, temperature: 0 });
+    expect(salted).toEqual({ maxTokens: 4, temperature: 0, ignoreEos: true, cacheSalt: 'pepper' });
   });
 
   test('of a server say what it refused, and that a stream broke off', async () => {
@@ -312,6 +314,29 @@ describe('options', () => {
     [{ goodput: ['itl:3'] }, '--goodput has "itl:3"'],
   ])('%j is refused', (values, problem) => {
     expect(() => readServingOptions(values)).toThrow(problem);
+  });
+
+  test.each([
+    [{ 'launch-cache': 'both' }, '--launch-cache is of an engine.*Start one server with --launch-cache off and one with'],
+    [{ 'launch-cache': 'off' }, 'npm run serve -- --launch-cache off$'],
+    [{ 'max-sequences': '3' }, '--max-sequences is of an engine.*npm run serve -- --max-sequences 3$'],
+    [{ 'max-tokens-per-step': '64' }, '--max-tokens-per-step is of an engine'],
+    [{ 'num-blocks': '64' }, '--num-blocks is of an engine'],
+    [{ 'block-size': '8' }, '--block-size is of an engine'],
+    [{ 'kv-dtype': 'f16' }, '--kv-dtype is of an engine'],
+    [{ 'run-ahead': '2' }, '--run-ahead is of an engine'],
+    [{ 'context-length': '512' }, '--context-length is of an engine'],
+    [{ 'no-prefix-caching': true }, 'npm run serve -- --no-prefix-caching$'],
+    [{ 'no-subgroup-matrices': true }, '--no-subgroup-matrices is of an engine'],
+    [{ 'no-subgroup-matrices': true, dataset: '/a', 'context-length': '512' }, '--no-subgroup-matrices is of an engine'],
+  ])("%j is refused with --url, for the engine is the server's", (values, problem) => {
+    expect(() => readServingOptions({ ...values, url: 'http://host' })).toThrow(new RegExp(problem));
+    expect(() => readServingOptions(values)).not.toThrow();
+  });
+
+  test('--url takes what is of the client', () => {
+    const asked = { url: 'http://host', dataset: '/a', 'context-length': '512', 'no-prefix-caching': false, 'num-prompts': '3' };
+    expect(readServingOptions(asked)).toMatchObject({ url: 'http://host', numPrompts: 3, engine: { contextLength: 512 } });
   });
 
   test('a second word that belongs to nothing is refused', () => {
