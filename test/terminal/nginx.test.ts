@@ -30,7 +30,9 @@ function findNginx(): string | undefined {
 
 beforeAll(async () => {
   if (!program) return;
-  servers = await Promise.all([startServer(), startServer()]);
+  // One runs, one waits, and the third finds the server busy.
+  const small = ['--max-sequences', '1', '--max-waiting', '1'];
+  servers = await Promise.all([startServer(...small), startServer(...small)]);
   folder = await mkdtemp(join(tmpdir(), 'pagewise-nginx-'));
   const port = await freePort();
   url = `http://127.0.0.1:${port}`;
@@ -66,8 +68,8 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-function ask(key: string | undefined, body: object, signal?: AbortSignal): Promise<Response> {
-  return fetch(`${url}/v1/completions`, {
+function ask(key: string | undefined, body: object, signal?: AbortSignal, address = url): Promise<Response> {
+  return fetch(`${address}/v1/completions`, {
     ...{ method: 'POST', signal, body: JSON.stringify({ prompt: 'Once upon a time', temperature: 0, ignore_eos: true, ...body }) },
     headers: { 'content-type': 'application/json', ...(key === undefined ? {} : { 'x-prefix-key': key }) },
   });
@@ -83,6 +85,33 @@ async function shares(work: () => Promise<unknown>): Promise<number[]> {
   const before = await counts();
   await work();
   return (await counts()).map((count, i) => count - before[i]);
+}
+
+/** Keeps a server busy, past nginx. @returns what frees it again */
+async function occupy(server: RunningServer): Promise<() => Promise<void>> {
+  const leaving = new AbortController();
+  const stats = () => Promise.all(['running', 'waiting'].map((state) => metricOf(server.url, `num_requests_${state}`)));
+  const becomes = (expected: readonly number[]) =>
+    vi.waitFor(async () => expect(await stats()).toEqual(expected), { timeout: 10_000, interval: 20 });
+  const read = async () => {
+    const response = await ask(undefined, { max_tokens: 900, stream: true }, leaving.signal, server.url);
+    for await (const _ of response.body ?? []);
+  };
+  const one = read();
+  await becomes([1, 0]);
+  const both = Promise.allSettled([one, read()]);
+  await becomes([1, 1]);
+  return async () => {
+    leaving.abort();
+    await both;
+    await becomes([0, 0]);
+  };
+}
+
+/** What refuses, as clients read it. */
+async function refusalOf(response: Response) {
+  const { error } = await response.json();
+  return { status: response.status, retryAfter: response.headers.get('retry-after'), type: error.type, code: error.code };
 }
 
 /** Reads a stream to its end, or to where it breaks. */
@@ -150,22 +179,62 @@ describe('nginx', { timeout: limit }, () => {
     await vi.waitFor(idle, { timeout: 10_000, interval: 20 });
   });
 
+  test('says that all are busy as a server does, and serves the next request once one is free', async ({ skip }) => {
+    skip(!program, missing);
+    const free = [await occupy(servers[0]), await occupy(servers[1])];
+    for (const key of [keys[0], keys[1], keys[0]]) {
+      const refused = await refusalOf(await ask(key, { max_tokens: 1 }));
+      expect(refused).toEqual({ status: 503, retryAfter: '1', type: 'server_error', code: 'engine_busy' });
+    }
+    await free[1]();
+    // Both keys go to the one that is free, and back to their own when both are.
+    const served = (key: string) => shares(async () => expect((await ask(key, { max_tokens: 1 })).status).toBe(200));
+    expect([await served(keys[0]), await served(keys[1])]).toEqual([
+      [0, 1],
+      [0, 1],
+    ]);
+    await free[0]();
+    expect([await served(keys[0]), await served(keys[1])]).toEqual([
+      [1, 0],
+      [0, 1],
+    ]);
+  });
+
   test('loses only the streams of a server that is killed, and goes on without it', async ({ skip }) => {
     skip(!program, missing);
-    const read = (key: string, onPiece: () => void) =>
+    const read = (key: string, onPiece: (text: string) => void) =>
       ask(key, { max_tokens: 120, stream: true }).then((response) => readAll(response, onPiece));
     let pieces = 0;
+    let lost = '';
     const running = [
-      read(keys[0], () => {
+      read(keys[0], (text) => {
+        lost = text;
         if (++pieces === 3) servers[0].process.kill('SIGKILL');
       }),
       read(keys[1], () => {}),
     ];
     expect(await Promise.all(running)).toEqual(['broken', 'done']);
+    await servers[0].ended;
+    expect(servers[0].process.signalCode).toBe('SIGKILL');
+    expect(lost.match(/"text":"[^"]/g)?.length).toBeGreaterThanOrEqual(3);
     for (let i = 0; i < 3; i++) {
       const response = await ask(keys[0], { max_tokens: 2 });
       expect([response.status, (await response.json()).usage?.completion_tokens]).toEqual([200, 2]);
     }
     expect((await fetch(`${url}/health`)).status).toBe(200);
+  });
+
+  test('says that nobody can answer, too, where the one that is left is busy, or none is left', async ({ skip }) => {
+    skip(!program, missing);
+    const free = await occupy(servers[1]);
+    const refuse = (code: string) => ({ status: 503, retryAfter: '1', type: 'server_error', code });
+    // The one that was tried last says why: its own server is the first that a key tries.
+    expect(await refusalOf(await ask(keys[0], { max_tokens: 1 }))).toEqual(refuse('engine_busy'));
+    expect(await refusalOf(await ask(keys[1], { max_tokens: 1 }))).toEqual(refuse('unavailable'));
+    await free();
+    expect((await ask(keys[0], { max_tokens: 1 })).status).toBe(200);
+    servers[1].process.kill('SIGKILL');
+    await servers[1].ended;
+    expect(await refusalOf(await ask(keys[1], { max_tokens: 1 }))).toEqual(refuse('unavailable'));
   });
 });
