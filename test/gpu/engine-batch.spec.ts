@@ -2,7 +2,9 @@
 import type { Engine, EngineOptions, GenerateOptions } from '../../src/engine/index.ts';
 import { InvalidArgumentError } from '../../src/index.ts';
 import { expect, expectClose, expectEqual, expectThrows, spec } from '../harness/harness.ts';
+import { random } from '../harness/random.ts';
 import { countObjects } from './observe.ts';
+import { pairwise } from './pairwise.ts';
 import { goldenPrompts, loadEngine } from './shipped.ts';
 import { type Expected, eightPrompts, greedy, load } from './side-by-side.ts';
 
@@ -64,6 +66,41 @@ spec(
       expect(preemptions > 0, 'nothing was preempted');
       expectEqual(kvUsage, 0, 'usage');
       t.log(`${preemptions} preemptions with ${JSON.stringify(options)}`);
+      engine.destroy();
+    }
+  },
+  long,
+);
+
+/** What changes how the scheduler fills its steps; 14 blocks are too few for all prompts. */
+const loads = pairwise<Pick<EngineOptions, 'prefixCaching' | 'maxTokensPerStep' | 'launchCache' | 'numBlocks' | 'runAhead'>>({
+  axes: {
+    prefixCaching: [true, false],
+    maxTokensPerStep: [16, 64, 512],
+    launchCache: ['on', 'off', 'verify'],
+    numBlocks: [undefined, 14],
+    runAhead: [1, 5, 16],
+  },
+  random: random(40), // a seed of nine loads, the fewest in which three values of three axes meet
+});
+
+spec(
+  'tokens are the same whichever two of prefix cache, chunks, cache mode, short blocks and depth meet',
+  async (t) => {
+    const expected = await eightPrompts(t);
+    expectEqual([loads.cases.length, loads.impossible], [9, []], 'loads, and pairs that meet in none');
+    for (const options of loads.cases) {
+      const engine = await load(t, options);
+      const label = JSON.stringify(options);
+      await expectSameTokens(engine, expected, {}, label);
+      await expectSameTokens(engine, expected, {}, `${label}, again`);
+      const { prefixHits, preemptions, kvUsage } = engine.stats();
+      const short = options.numBlocks !== undefined;
+      expectEqual([preemptions > 0, kvUsage], [short, 0], `whether anything was preempted, and usage, ${label}`);
+      if (!options.prefixCaching) expectEqual(prefixHits, 0, `hits, ${label}`);
+      else expect(prefixHits > (short ? 0 : 8 * 16), `${prefixHits} hits, ${label}`);
+      expectEqual(engine.launchStats().falseHits, 0, `false hits, ${label}`);
+      t.log(`${preemptions} preemptions, ${prefixHits} hits with ${label}`);
       engine.destroy();
     }
   },
