@@ -43,6 +43,8 @@ export interface SchedulerStats {
   readonly running: number;
   readonly waiting: number;
   readonly preemptions: number;
+  /** Of requests that have run, a prompt of several samples once. */
+  readonly promptTokens: number;
   /** Prompt tokens looked up in the prefix cache, and found there. */
   readonly prefixQueries: number;
   readonly prefixHits: number;

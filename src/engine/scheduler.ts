@@ -27,6 +27,7 @@ export class Scheduler {
   /** Requests that the last step left waiting. */
   #passedOver = 0;
   #preemptions = 0;
+  #promptTokens = 0;
   #prefixQueries = 0;
   #prefixHits = 0;
 
@@ -54,6 +55,7 @@ export class Scheduler {
       running: this.#running.length,
       waiting: this.#waiting.length,
       preemptions: this.#preemptions,
+      promptTokens: this.#promptTokens,
       prefixQueries: this.#prefixQueries,
       prefixHits: this.#prefixHits,
     };
@@ -247,10 +249,11 @@ export class Scheduler {
     return this.#tokensWanted(request, budget);
   }
 
-  /** What was found counts once, however often a request is preempted; what is forked is nobody's find. */
+  /** Prompts, and what was found of them, count once, however often a request is preempted; what is forked is nobody's find. */
   #count(request: Request, isFork: boolean): void {
     if (request.cachedTokens !== undefined) return;
     request.cachedTokens = isFork ? 0 : (request.sequence?.length ?? 0);
+    if (!request.forkOf) this.#promptTokens += request.promptLength;
     if (isFork || !this.#prefixes) return;
     this.#prefixQueries += request.promptLength;
     this.#prefixHits += request.cachedTokens;

@@ -59,7 +59,6 @@ export class StepLoop {
   #looping = false;
   #steps = 0;
   #hostTime = 0;
-  #promptTokens = 0;
   #generatedTokens = 0;
   #draftedTokens = 0;
   #acceptedTokens = 0;
@@ -77,13 +76,12 @@ export class StepLoop {
 
   get counts() {
     return {
-      ...{ steps: this.#steps, hostTime: this.#hostTime, promptTokens: this.#promptTokens, generatedTokens: this.#generatedTokens },
+      ...{ steps: this.#steps, hostTime: this.#hostTime, generatedTokens: this.#generatedTokens },
       ...{ draftedTokens: this.#draftedTokens, acceptedTokens: this.#acceptedTokens },
     };
   }
 
   add(generation: RunningGeneration): void {
-    this.#promptTokens += generation.promptIds.length;
     for (const choice of generation.choices) {
       this.#owners.set(choice.request, { generation, choice });
       this.#parts.scheduler.add(choice.request);

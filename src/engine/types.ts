@@ -160,6 +160,7 @@ export interface EngineStats {
   /** Tokens found there. */
   readonly prefixHits: number;
   readonly preemptions: number;
+  /** Of prompts that have begun to run, computed or found. */
   readonly promptTokens: number;
   readonly generatedTokens: number;
   /** Tokens that were guessed and verified, and those of them that turned out right. */

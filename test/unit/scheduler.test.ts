@@ -74,6 +74,26 @@ describe('one step', () => {
     expect(scheduler.passedOver).toBe(0);
   });
 
+  it('counts prompts when they first run, one of several samples once, and none that never ran', () => {
+    const { scheduler, add } = open({ maxSequences: 2, numBlocks: 6 });
+    const [first, second] = [add(20), add(16, 2)];
+    const fork = add(20, 1, { forkOf: first });
+    const never = add(9, 3);
+    add(100, 4);
+    expect(scheduler.stats().promptTokens).toBe(0);
+    answer(scheduler, scheduler.schedule());
+    expect(scheduler.stats().promptTokens).toBe(36);
+    while (scheduler.stats().preemptions === 0) answer(scheduler, scheduler.schedule());
+    scheduler.finish(first);
+    answer(scheduler, scheduler.schedule());
+    expect(second.status).toBe('running');
+    scheduler.finish(never);
+    scheduler.finish(second);
+    const { failed } = scheduler.schedule();
+    expect([fork.status, failed.length]).toEqual(['running', 1]);
+    expect(scheduler.stats().promptTokens).toBe(36);
+  });
+
   it('lets lower priorities go first', () => {
     const { scheduler, add } = open({ maxSequences: 2 });
     const [last, first, second] = [add(3, 1, { priority: 2 }), add(3, 2, { priority: -1 }), add(3, 3)];
