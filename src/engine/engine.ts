@@ -47,6 +47,8 @@ export class Engine {
   /** Sampling where a request says nothing. */
   readonly defaults: GenerationDefaults;
   readonly contextLength: number;
+  /** Most tokens of a prompt and its answer together: `contextLength`, or what all KV blocks hold where that is less. */
+  readonly maxSequenceLength: number;
   readonly maxTokensPerStep: number;
   readonly maxSequences: number;
   /** Bytes of weights on the GPU. */
@@ -132,6 +134,7 @@ export class Engine {
     this.kv = kv;
     this.defaults = defaults;
     this.contextLength = contextLength;
+    this.maxSequenceLength = Math.min(contextLength, (kv.blocks.size - 1) * kv.options.blockSize);
     this.maxTokensPerStep = maxTokensPerStep;
     this.maxSequences = maxSequences;
     this.weightBytes = parts.weights.bytes;
@@ -171,9 +174,9 @@ export class Engine {
   generate(prompt: string | readonly number[], options: GenerateOptions = {}): Generation {
     if (this.#destroyed) throw new EngineDestroyedError();
     const promptIds = typeof prompt === 'string' ? this.#encode(prompt, options) : prompt;
-    const { config, tokenizer, contextLength } = this;
+    const { config, tokenizer, contextLength, maxSequenceLength } = this;
     const spec = checkOptions(promptIds, options, {
-      ...{ vocabSize: config.vocabSize, contextLength, runAhead: this.#runAhead, hasTokenizer: tokenizer !== undefined },
+      ...{ vocabSize: config.vocabSize, contextLength, maxSequenceLength, runAhead: this.#runAhead, hasTokenizer: tokenizer !== undefined },
       defaults: { ...this.defaults, eosTokenIds: this.defaults.eosTokenIds ?? config.eosTokenIds },
     });
     const loop = this.#loop;

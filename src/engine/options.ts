@@ -32,6 +32,8 @@ export interface GenerationSpec {
 export interface GenerationLimits {
   readonly vocabSize: number;
   readonly contextLength: number;
+  /** Tokens that the whole pool holds, where these are fewer. A prompt that is longer fails when its turn comes, alone. */
+  readonly maxSequenceLength?: number;
   /** Depth where the request names none. */
   readonly runAhead: number;
   readonly hasTokenizer: boolean;
@@ -40,10 +42,10 @@ export interface GenerationLimits {
 
 /** @throws {InvalidArgumentError} for bad options or token ids. @throws {ContextLengthError} when the prompt leaves no room. */
 export function checkOptions(promptIds: readonly number[], options: GenerateOptions, limits: GenerationLimits): GenerationSpec {
-  const { vocabSize, contextLength, hasTokenizer, defaults } = limits;
+  const { vocabSize, contextLength, maxSequenceLength = contextLength, hasTokenizer, defaults } = limits;
   checkTokens(promptIds, vocabSize);
-  const room = contextLength - promptIds.length;
-  if (room < 1) throw new ContextLengthError(promptIds.length, contextLength);
+  if (promptIds.length >= contextLength) throw new ContextLengthError(promptIds.length, contextLength);
+  const most = Math.max(1, Math.min(contextLength, maxSequenceLength) - promptIds.length);
   const { n = 1, runAhead = limits.runAhead, priority = 0, cacheSalt = '', allowedTokens, signal, minTokens = 0 } = options;
   const first = checkSampling(options, vocabSize, defaults);
   checkInteger('n', n, 1, maxSamples);
@@ -57,7 +59,7 @@ export function checkOptions(promptIds: readonly number[], options: GenerateOpti
     throw new InvalidArgumentError('speculate', 'given', 'left out with penalties or allowedTokens: they need each token before the next');
   return {
     promptIds,
-    maxTokens: Math.min(options.maxTokens ?? room, room),
+    maxTokens: Math.min(options.maxTokens ?? most, most),
     minTokens,
     sampling: Array.from({ length: n }, (_, i) => ({ ...first, seed: deriveSeed(first.seed, i) })),
     stops: checkStops(options.stop ?? [], hasTokenizer),

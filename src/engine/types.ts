@@ -7,7 +7,7 @@ export interface LoadProgress {
 
 /** Options of one generation. Values left out come from the model's generation_config.json, else temperature 0.7 and top-k 40. */
 export interface GenerateOptions {
-  /** Most tokens to write; default: what the context has room for. */
+  /** Most tokens to write; default and most: what the context and the KV blocks have room for. */
   readonly maxTokens?: number;
   /** Stop tokens are not sampled before so many tokens; default 0. */
   readonly minTokens?: number;

@@ -1,5 +1,7 @@
 /** Errors as OpenAI's API tells them. */
 import {
+  BlocksExhaustedError,
+  CapacityExceededError,
   ChatTemplateError,
   ConstraintError,
   ContextLengthError,
@@ -46,7 +48,7 @@ export function tooBusy(message: string, code: string): ApiError {
 export function toApiError(error: unknown, promptParam: string): ApiError {
   if (error instanceof ApiError) return error;
   if (error instanceof EngineBusyError) return tooBusy(error.message, 'engine_busy');
-  if (error instanceof ContextLengthError)
+  if (error instanceof ContextLengthError || error instanceof BlocksExhaustedError || error instanceof CapacityExceededError)
     return new ApiError(400, { message: error.message, param: promptParam, code: 'context_length_exceeded' });
   if (error instanceof ChatTemplateError) return new ApiError(400, { message: error.message, param: 'messages', code: 'chat_template' });
   if (error instanceof InvalidArgumentError) {

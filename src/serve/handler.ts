@@ -27,7 +27,7 @@ export function createHandler(engine: ServingEngine, options: HandlerOptions): H
   };
   const model = {
     ...{ id: modelName, object: 'model', created: Math.floor(Date.now() / 1000), owned_by: 'pagewise' },
-    max_model_len: engine.contextLength,
+    max_model_len: engine.maxSequenceLength,
   };
   const generating =
     (create: typeof createCompletion): Route =>

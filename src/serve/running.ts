@@ -1,5 +1,6 @@
 import type { Constraint } from '../constrained/index.ts';
 import type { GenerateOptions, Generation, GenerationChunk, GenerationResult } from '../engine/index.ts';
+import { ContextLengthError } from '../errors.ts';
 import type { Metrics } from './metrics.ts';
 import type { ServingEngine } from './types.ts';
 
@@ -22,7 +23,7 @@ export interface RunningRequest {
 /**
  * Starts a generation for each prompt. They end when `signal` aborts; `constraint` is destroyed when all have ended.
  *
- * @throws what `ServingEngine.generate` throws; nothing runs then.
+ * @throws what `ServingEngine.generate` throws, and {ContextLengthError} for a prompt that fills all KV blocks; nothing runs then.
  */
 export function startRequest(
   engine: ServingEngine,
@@ -36,7 +37,12 @@ export function startRequest(
   const abort = () => generations.forEach((one) => void one.abort());
   const all = { ...options, signal, ...(constraint && { allowedTokens: constraint.allowedTokens }) };
   try {
-    for (const prompt of prompts) generations.push(engine.generate(prompt, all));
+    for (const prompt of prompts) {
+      const generation = engine.generate(prompt, all);
+      generations.push(generation);
+      const { length } = generation.promptIds;
+      if (length >= engine.maxSequenceLength) throw new ContextLengthError(length, engine.maxSequenceLength);
+    }
   } catch (error) {
     abort();
     throw error;

@@ -55,6 +55,26 @@ spec(
 );
 
 spec(
+  'generations end when they fill the pool, which is told',
+  async (t) => {
+    const engine = await load(t, { numBlocks: 8, runAhead: 4 });
+    expectEqual([engine.maxSequenceLength, (await load(t)).maxSequenceLength], [112, engine.contextLength], 'longest sequences');
+    const { choices } = await engine.generate([3, 4, 5], { ...greedy, maxTokens: 300, n: 2 }).result;
+    expectEqual(
+      choices.map(({ ids, finishReason }) => [ids.length, finishReason]),
+      [
+        [109, 'length'],
+        [109, 'length'],
+      ],
+      'lengths and why they ended',
+    );
+    expectEqual((await engine.generate(Array(112).fill(4), greedy).result).ids.length, 1, 'tokens after a prompt that fills the pool');
+    expectEqual([engine.kv.sequences.size, engine.stats().kvUsage], [0, 0], 'open sequences and usage');
+  },
+  onceAnywhere,
+);
+
+spec(
   'logits and scores come between steps',
   async (t) => {
     const expected = await eightPrompts(t);

@@ -237,18 +237,29 @@ spec(
 spec(
   'running out of blocks rejects the generation and frees what it had',
   async (t) => {
-    const engine = await loadEngine(t, { numBlocks: 3, runAhead: 2 });
-    await expectThrows(BlocksExhaustedError, () => engine.generate(prompt, { temperature: 0, maxTokens: 64 }).result, /0 free of 2/);
+    const engine = await loadEngine(t, { numBlocks: 6, runAhead: 2 });
+    const others = engine.kv.open(); // what the engine does not know of
+    engine.kv.extend(others, 3 * 16);
+    await expectThrows(BlocksExhaustedError, () => engine.generate(prompt, { temperature: 0, maxTokens: 64 }).result, /0 free of 5/);
     await expectThrows(
       BlocksExhaustedError,
       async () => {
         for await (const _ of engine.generate(prompt, { temperature: 0, maxTokens: 64 }));
       },
-      /0 free of 2/,
+      /0 free of 5/,
     );
-    expectEqual([engine.kv.blocks.free, engine.kv.sequences.size], [2, 0], 'free blocks and open sequences');
+    expectEqual([engine.kv.blocks.free, engine.kv.sequences.size], [2, 1], 'free blocks and open sequences');
     const { ids } = await engine.generate(prompt, { temperature: 0, maxTokens: 8 }).result;
     expectEqual(ids.length, 8, 'tokens afterwards');
+    // Alone it has the whole pool, which is told.
+    engine.kv.close(others);
+    const whole = await engine.generate(prompt, { temperature: 0, ignoreEos: true }).result;
+    expectEqual(
+      [whole.promptIds.length + whole.ids.length, whole.finishReason],
+      [engine.maxSequenceLength, 'length'],
+      'tokens, and the end',
+    );
+    expectEqual(engine.maxSequenceLength, 5 * 16, 'tokens that the pool holds');
     for (let row = 0; row <= engine.maxSequences; row++) engine.kv.open();
     await expectThrows(CapacityExceededError, () => engine.generate(prompt, greedy).result, /maxSequences/);
   },

@@ -34,7 +34,7 @@ const tokenizer: Tokenizer = {
   vocabulary: () => ({ tokens: [], spelling: 'raw' }),
 };
 
-export function fakeEngine({ contextLength = 1000, maxWaiting = 100, withTokenizer = true } = {}): FakeEngine {
+export function fakeEngine({ contextLength = 1000, maxSequenceLength = 1000, maxWaiting = 100, withTokenizer = true } = {}): FakeEngine {
   const asked: FakeEngine['asked'] = [];
   let running = 0;
   let made = 0;
@@ -120,7 +120,7 @@ export function fakeEngine({ contextLength = 1000, maxWaiting = 100, withTokeniz
 
   return {
     asked,
-    contextLength,
+    maxSequenceLength,
     generate,
     tokenizer: withTokenizer ? tokenizer : undefined,
     running: () => running,

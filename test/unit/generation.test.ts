@@ -37,6 +37,15 @@ describe('options', () => {
     expect(check({}, Array(63).fill(5)).maxTokens).toBe(1);
   });
 
+  it('take no more tokens than the pool has room for, and leave a prompt that it never holds to the scheduler', () => {
+    const pool = { maxSequenceLength: 48 };
+    expect(check({ maxTokens: 1000 }, undefined, pool).maxTokens).toBe(45);
+    expect(check({}, undefined, pool).maxTokens).toBe(45);
+    expect(check({ maxTokens: 7 }, undefined, pool).maxTokens).toBe(7);
+    expect(check({}, Array(60).fill(5), pool).maxTokens).toBe(1);
+    expect(() => check({}, Array(64).fill(5), pool)).toThrow(ContextLengthError);
+  });
+
   it('guess from runs of up to three tokens, and wait for each step', () => {
     expect(check({ speculate: { numTokens: 4 }, runAhead: 8 })).toMatchObject({
       speculate: { numTokens: 4, maxNgram: 3, minNgram: 1 },

@@ -1,4 +1,4 @@
-import { DeviceLostError } from 'pagewise';
+import { BlocksExhaustedError, CapacityExceededError, DeviceLostError } from 'pagewise';
 import { describe, expect, test, vi } from 'vitest';
 import { fakeEngine } from './fake-engine.ts';
 import { choicesOf, eventsOf, serve } from './serve-client.ts';
@@ -89,6 +89,34 @@ describe('what is refused', () => {
     const streamed = { method: 'POST', body: pieces, duplex: 'half', headers: { 'content-type': 'application/json' } } as RequestInit;
     expect((await handler(new Request('http://host/v1/completions', streamed))).status).toBe(413);
   });
+
+  test.each([true, false])('a prompt that fills all KV blocks, before anything runs (stream: %s)', async (stream) => {
+    const engine = fakeEngine({ maxSequenceLength: 112 });
+    const { post, get } = serve(engine);
+    expect((await (await get('/v1/models')).json()).data[0].max_model_len).toBe(112);
+    const response = await post('/v1/completions', { prompt: ['a', 'a'.repeat(112)], stream });
+    expect([response.status, (await response.json()).error]).toMatchObject([
+      400,
+      { type: 'invalid_request_error', param: 'prompt', code: 'context_length_exceeded', message: expect.stringMatching(/112 tokens/) },
+    ]);
+    expect(engine.running()).toBe(0);
+    expect((await post('/v1/completions', { prompt: 'a'.repeat(111), max_tokens: 1 })).status).toBe(200);
+  });
+
+  test.each([new BlocksExhaustedError(9, 7, 7), new CapacityExceededError('sequences', 9, 8, 'maxSequences')])(
+    'what the engine turns out to be too small for, without a report: %s',
+    async (failure) => {
+      const onError = vi.fn();
+      const engine = fakeEngine();
+      engine.failWith(failure);
+      const response = await serve(engine, { onError }).post('/v1/completions', { prompt: 'a' });
+      expect([response.status, await response.json()]).toEqual([
+        400,
+        { error: { message: failure.message, type: 'invalid_request_error', param: 'prompt', code: 'context_length_exceeded' } },
+      ]);
+      expect(onError).not.toHaveBeenCalled();
+    },
+  );
 
   test('too much at once, with the time to wait; of several prompts none is left running', async () => {
     const engine = fakeEngine({ maxWaiting: 2 });
