@@ -70,6 +70,11 @@ export class Choice {
     return this.#mask?.allowed ? { ...parameters, allowedTokens: this.#mask.allowed } : parameters;
   }
 
+  /** Whether it has no more than its fewest tokens, whose text no stop string ends. */
+  get #isEarly(): boolean {
+    return this.ids.length <= this.#spec.minTokens;
+  }
+
   #guess(outputLength: number): void {
     const { speculate } = this.#spec;
     const { request } = this;
@@ -84,7 +89,7 @@ export class Choice {
     const logprobs = logprob === undefined ? undefined : [{ token, logprob, top: top ?? [] }];
     if (logprobs) this.#logprobs?.push(...logprobs);
     const piece = finished ? '' : (this.#stream?.push(token) ?? '');
-    const { text, stopped } = this.#stops.push(piece);
+    const { text, stopped } = this.#stops.push(piece, this.#isEarly);
     const reason = finished || stopped ? 'stop' : this.ids.length === this.#spec.maxTokens ? 'length' : undefined;
     return this.#give(text, [token], logprobs, reason, stopped);
   }
@@ -105,7 +110,7 @@ export class Choice {
     let text = certain;
     let reason = finishReason;
     if (reason && !stopped) {
-      const last = this.#stops.push(this.#stream?.flush() ?? '');
+      const last = this.#stops.push(this.#stream?.flush() ?? '', this.#isEarly);
       text += last.text + this.#stops.flush();
       if (last.stopped) reason = 'stop';
     }

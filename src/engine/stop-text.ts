@@ -2,8 +2,11 @@
 
 /** Lets text through up to a stop string, and holds back what may become one. */
 export interface StopText {
-  /** Text that is certain now; `stopped` once a stop string is complete, which is no part of it. */
-  push(piece: string): { readonly text: string; readonly stopped: boolean };
+  /**
+   * Text that is certain now; `stopped` once a stop string is complete, which is no part of it.
+   * @param early a stop string that is complete within this piece or before does not count, as within `min_tokens` of vLLM.
+   */
+  push(piece: string, early?: boolean): { readonly text: string; readonly stopped: boolean };
   /** What was held back, where the text ends without a stop string. */
   flush(): string;
 }
@@ -11,10 +14,13 @@ export interface StopText {
 /** @param stops none of them empty. The one that begins first counts. */
 export function createStopText(stops: readonly string[]): StopText {
   let held = '';
+  /** How much of what is held came early: stop strings must end behind it. */
+  let early = 0;
   return {
-    push(piece) {
+    push(piece, isEarly = false) {
       held += piece;
-      const starts = stops.map((stop) => held.indexOf(stop)).filter((start) => start >= 0);
+      if (isEarly) early = held.length;
+      const starts = stops.map((stop) => held.indexOf(stop, early - stop.length + 1)).filter((start) => start >= 0);
       if (starts.length > 0) {
         const text = held.slice(0, Math.min(...starts));
         held = '';
@@ -23,6 +29,7 @@ export function createStopText(stops: readonly string[]): StopText {
       const certain = held.length - Math.max(0, ...stops.map((stop) => overlap(held, stop)));
       const text = held.slice(0, certain);
       held = held.slice(certain);
+      early = Math.max(0, early - certain);
       return { text, stopped: false };
     },
     flush() {

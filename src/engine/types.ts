@@ -9,7 +9,7 @@ export interface LoadProgress {
 export interface GenerateOptions {
   /** Most tokens to write; default and most: what the context and the KV blocks have room for. */
   readonly maxTokens?: number;
-  /** Stop tokens are not sampled before so many tokens; default 0. */
+  /** Stop tokens are not sampled before so many tokens, and stop strings that they complete do not count; default 0. */
   readonly minTokens?: number;
   /** 0 = greedy. */
   readonly temperature?: number;

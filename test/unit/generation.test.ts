@@ -156,6 +156,25 @@ describe('a sample', () => {
     expect(aborted.abort()).toEqual({ index: 0, text: 'b', ids: [], finishReason: 'abort' });
   });
 
+  it('lets no stop string end its fewest tokens', () => {
+    const write = (options: GenerateOptions, ids: readonly number[]) => {
+      const choice = choose(options);
+      for (const id of ids) if (!choice.finishReason) choice.take(token(id));
+      return [choice.text, choice.ids.length, choice.finishReason];
+    };
+    const ids = [0, 1, 2, 1, 0, 1];
+    expect(write({ stop: 'b' }, ids)).toEqual(['a', 2, 'stop']);
+    expect(write({ stop: 'b', minTokens: 1 }, ids)).toEqual(['a', 2, 'stop']);
+    expect(write({ stop: 'b', minTokens: 2 }, ids)).toEqual(['abc', 4, 'stop']);
+    expect(write({ stop: 'b', minTokens: 4 }, ids)).toEqual(['abcba', 6, 'stop']);
+    expect(write({ stop: 'ab', minTokens: 1 }, ids)).toEqual(['', 2, 'stop']);
+    expect(write({ stop: 'ba', minTokens: 6, maxTokens: 6 }, ids)).toEqual(['abcbab', 6, 'length']);
+    // The bytes of a letter that came last, given out at the end, are of the fewest tokens, too.
+    const flushing = new Choice(0, check({ stop: 'b', minTokens: 2, maxTokens: 2 }), { push: () => '', flush: () => 'ab' }, undefined);
+    for (const id of [0, 1]) flushing.take(token(id));
+    expect([flushing.text, flushing.finishReason]).toEqual(['ab', 'length']);
+  });
+
   it('bans stop tokens until it has its fewest tokens', () => {
     const choice = choose({ minTokens: 2 });
     expect([0, 1, 2, 3].map((place) => choice.parametersAt(place).banStopTokens)).toEqual([true, true, false, false]);
