@@ -5,6 +5,7 @@ import type { Tokenizer, TokenLogprob } from '../engine/index.ts';
 export interface CompletionLogprobs {
   readonly tokens: readonly string[];
   readonly token_logprobs: readonly number[];
+  /** The likeliest of each place, likeliest first, and the token that was sampled: one more where it is not among them. */
   readonly top_logprobs: readonly Readonly<Record<string, number>>[] | null;
   /** Where each token begins in the choice's text. */
   readonly text_offset: readonly number[];
@@ -34,15 +35,23 @@ export function completionLogprobs(
   return {
     tokens,
     token_logprobs: logprobs.map(({ logprob }) => logprob),
-    top_logprobs: logprobs.some(({ top }) => top.length > 0)
-      ? logprobs.map(({ top }) => Object.fromEntries(top.map(({ token, logprob }) => [name(token), logprob])))
-      : null,
+    top_logprobs: logprobs.some(({ top }) => top.length > 0) ? logprobs.map((one) => byName(one, name)) : null,
     text_offset: tokens.map((token) => {
       const start = at;
       at += token.length;
       return start;
     }),
   };
+}
+
+/** Several tokens may have one name, such as parts of characters: the likeliest of them has it. */
+function byName(sampled: TokenLogprob, name: (token: number) => string): Record<string, number> {
+  const named = new Map<string, number>();
+  for (const { token, logprob } of [...sampled.top, sampled]) {
+    const key = name(token);
+    named.set(key, Math.max(logprob, named.get(key) ?? logprob));
+  }
+  return Object.fromEntries(named);
 }
 
 export function chatLogprobs(tokenizer: Tokenizer | undefined, logprobs: readonly TokenLogprob[]): ChatLogprobs {

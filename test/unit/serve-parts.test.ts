@@ -229,3 +229,26 @@ test('log probabilities without a tokenizer name ids, and half characters have n
   const half = { ...tokenizer, decode: () => '\uFFFD' } as unknown as typeof tokenizer;
   expect(chatLogprobs(half, likely)).toEqual({ content: [{ token: '\uFFFD', logprob: -1, bytes: null, top_logprobs: [] }] });
 });
+
+test('the likeliest of a completion have the sampled token among them, and of equal names the likelier', () => {
+  const { tokenizer } = fakeEngine();
+  const [a, b, c] = [97, 98, 99];
+  const top = [
+    { token: a, logprob: -0.1 },
+    { token: b, logprob: -3 },
+  ];
+  const names = { ...tokenizer, decode: ([id]: readonly number[]) => (id > c ? '\uFFFD' : String.fromCodePoint(id)) } as typeof tokenizer;
+  const half = (id: number, logprob: number) => ({ token: id, logprob });
+  const { top_logprobs: given } = completionLogprobs(
+    names,
+    [
+      { token: c, logprob: -7, top },
+      { token: b, logprob: -3, top },
+      { token: 202, logprob: -9, top: [half(200, -1), half(201, -2)] },
+      { token: 203, logprob: -4, top: [half(a, -1)] },
+    ],
+    0,
+  );
+  expect(given).toEqual([{ a: -0.1, b: -3, c: -7 }, { a: -0.1, b: -3 }, { '\uFFFD': -1 }, { a: -1, '\uFFFD': -4 }]);
+  expect(Object.keys(given?.[0] ?? {})).toEqual(['a', 'b', 'c']);
+});
