@@ -62,7 +62,7 @@ class CompletionAnswer {
     const { stream_options: streamOptions } = this.#body;
     const state = new Map<number, ChoiceState>();
     for await (const chunk of this.#request.chunks()) {
-      const choice = state.get(chunk.choice) ?? { first: true, length: 0, tokens: 0 };
+      const choice = state.get(chunk.choice) ?? { first: true, offset: 0, tokens: 0 };
       state.set(chunk.choice, choice);
       yield { ...this.#head, choices: [this.#choice(chunk, choice)], ...this.#usage(chunk, choice) };
     }
@@ -72,15 +72,17 @@ class CompletionAnswer {
   #choice({ choice: index, prompt, text, ids, logprobs, finishReason }: ChoiceChunk, state: ChoiceState): object {
     const { tokenizer } = this.#context.engine;
     const first = state.first;
+    const named = logprobs ? completionLogprobs(tokenizer, logprobs, state.offset) : null;
     const choice = {
       index,
       text: first ? this.#echo(prompt) + text : text,
-      logprobs: logprobs ? completionLogprobs(tokenizer, logprobs, state.length) : null,
+      logprobs: named,
       finish_reason: finishReason ?? null,
       ...(this.#body.return_token_ids && { token_ids: ids, ...(first && { prompt_token_ids: this.#request.promptIds[prompt] }) }),
     };
     state.first = false;
-    state.length += choice.text.length;
+    // Not by the text, of which some may be held back until it is certain.
+    for (const token of named?.tokens ?? []) state.offset += token.length;
     state.tokens += ids.length;
     return choice;
   }
@@ -100,7 +102,7 @@ class CompletionAnswer {
 
 interface ChoiceState {
   first: boolean;
-  /** Of the text given out. */
-  length: number;
+  /** Where the next token begins: the length of those given out. */
+  offset: number;
   tokens: number;
 }

@@ -23,7 +23,7 @@ interface ChatToken {
   readonly bytes: readonly number[] | null;
 }
 
-/** @param offset the length of the choice's text so far */
+/** @param offset the length of the choice's tokens so far, as text */
 export function completionLogprobs(
   tokenizer: Tokenizer | undefined,
   logprobs: readonly TokenLogprob[],

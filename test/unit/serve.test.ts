@@ -1,4 +1,5 @@
 import { ConstraintError } from 'pagewise';
+import type { GenerationChunk } from 'pagewise/engine';
 import { createChatTemplate } from 'pagewise/serve';
 import { describe, expect, test, vi } from 'vitest';
 import { fakeEngine } from './fake-engine.ts';
@@ -85,6 +86,36 @@ describe('completions', () => {
     const none = choicesOf(await eventsOf(await post('/v1/completions', { prompt: 'x', logprobs: 0, max_tokens: 1, stream: true })));
     expect((none[0].logprobs as Json).top_logprobs).toBeNull();
   });
+});
+
+test('offsets of tokens do not depend on the text that a stream holds back', async () => {
+  const engine = fakeEngine();
+  const late: typeof engine = {
+    ...engine,
+    generate(...asked) {
+      const generation = engine.generate(...asked);
+      return { ...generation, [Symbol.asyncIterator]: () => holdBack(generation) };
+    },
+  };
+  async function* holdBack(chunks: AsyncIterable<GenerationChunk>): AsyncGenerator<GenerationChunk, void> {
+    let held = '';
+    for await (const chunk of chunks) {
+      held += chunk.text;
+      const isCertain = chunk.ids[0] === 98 || chunk.finishReason !== undefined;
+      yield { ...chunk, text: isCertain ? held : '' };
+      if (isCertain) held = '';
+    }
+  }
+  const { post } = serve(late);
+  const asked = { prompt: 'x', logprobs: 0, max_tokens: 5 };
+  const [whole] = (await (await post('/v1/completions', asked)).json()).choices;
+  const pieces = choicesOf(await eventsOf(await post('/v1/completions', { ...asked, stream: true })));
+  expect(pieces.map(({ text }) => text)).toEqual(['', 'ab', '', '', 'cde']);
+  const offsets = pieces.flatMap(({ logprobs }) => (logprobs as Json).text_offset);
+  expect([offsets, whole.logprobs.text_offset]).toEqual([
+    [0, 1, 2, 3, 4],
+    [0, 1, 2, 3, 4],
+  ]);
 });
 
 describe('conversations', () => {
