@@ -41,7 +41,7 @@ export function createHandler(engine: ServingEngine, options: HandlerOptions): H
     '/v1/models': { GET: () => Response.json({ object: 'list', data: [model] }) },
     '/v1/models/:model': {
       GET: (request) => {
-        context.checkModel(decodeURIComponent(new URL(request.url).pathname.split('/').at(-1) ?? ''));
+        context.checkModel(decoded(new URL(request.url).pathname.split('/').at(-1) ?? ''));
         return Response.json(model);
       },
     },
@@ -57,9 +57,10 @@ export function createHandler(engine: ServingEngine, options: HandlerOptions): H
     const path = /^\/v1\/models\/[^/]+$/.test(inside) ? '/v1/models/:model' : inside;
     const methods = Object.hasOwn(routes, path) ? routes[path] : undefined;
     if (!methods) throw new ApiError(404, { message: `There is nothing at ${request.method} ${pathname}.`, code: 'unknown_url' });
-    const route = Object.hasOwn(methods, request.method) ? methods[request.method] : undefined;
+    const method = request.method === 'HEAD' ? 'GET' : request.method;
+    const route = Object.hasOwn(methods, method) ? methods[method] : undefined;
     if (route) return route(request);
-    const allow = Object.keys(methods).join(', ');
+    const allow = Object.keys(methods).join(', ').replace('GET', 'GET, HEAD');
     throw new ApiError(405, {
       message: `${pathname} takes ${allow}, not ${request.method}.`,
       code: 'method_not_allowed',
@@ -70,13 +71,23 @@ export function createHandler(engine: ServingEngine, options: HandlerOptions): H
   return async (request) => {
     const allowed = allowedOrigin(request, cors);
     if (allowed && request.method === 'OPTIONS') return new Response(null, { status: 204, headers: { ...allowed, ...preflight } });
-    const response = await answer(request).catch((error: unknown) => {
+    const whole = await answer(request).catch((error: unknown) => {
       context.onError(error);
       return errorResponse(toApiError(error, request.url.includes('/chat/') ? 'messages' : 'prompt'));
     });
+    const response = request.method === 'HEAD' ? new Response(null, whole) : whole;
     for (const [name, value] of Object.entries(allowed ?? {})) response.headers.set(name, value);
     return response;
   };
+}
+
+/** A part of a path as text; as it is where it is no text's encoding. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 const preflight = {

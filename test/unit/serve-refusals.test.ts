@@ -73,7 +73,7 @@ describe('what is refused', () => {
   ])('%s', async (_, path, body, status, code) => {
     const response = await serve().post(path, body);
     expect([response.status, (await response.json()).error]).toMatchObject([status, { code }]);
-    if (status === 405) expect(response.headers.get('allow')).toBe('GET');
+    if (status === 405) expect(response.headers.get('allow')).toBe('GET, HEAD');
   });
 
   test('another type of content, and too many bytes, announced or not', async () => {

@@ -252,6 +252,26 @@ describe('other paths', () => {
     expect(choicesOf(await eventsOf(running))).toHaveLength(3);
   });
 
+  test('a name that cannot be decoded is one that does not exist', async () => {
+    const onError = vi.fn();
+    const { get } = serve(fakeEngine(), { onError });
+    const response = await get('/v1/models/%');
+    expect([response.status, (await response.json()).error]).toMatchObject([404, { param: 'model', code: 'model_not_found' }]);
+    expect(onError).not.toHaveBeenCalled();
+    expect((await serve(fakeEngine(), { modelName: 'a/b %' }).get('/v1/models/a%2Fb%20%25')).status).toBe(200);
+  });
+
+  test.each(['/health', '/metrics', '/v1/models', '/v1/models/default', '/v1/models/gpt', '/v1/completions'])(
+    'HEAD %s is answered as GET, without the body',
+    async (path) => {
+      const { get } = serve();
+      const [head, whole] = [await get(path, { method: 'HEAD' }), await get(path)];
+      expect([head.status, [...head.headers], head.body]).toEqual([whole.status, [...whole.headers], null]);
+      expect(head.status).toBe({ '/v1/models/gpt': 404, '/v1/completions': 405 }[path] ?? 200);
+      expect(await whole.text()).not.toBe('');
+    },
+  );
+
   test('a path in front', async () => {
     const { get } = serve(fakeEngine(), { basePath: '/api' });
     expect([(await get('/api/health')).status, (await get('/health')).status, (await get('/apix/health')).status]).toEqual([200, 404, 404]);
