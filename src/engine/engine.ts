@@ -51,6 +51,8 @@ export class Engine {
   readonly maxSequenceLength: number;
   readonly maxTokensPerStep: number;
   readonly maxSequences: number;
+  /** Most requests that wait; infinite where nobody limits them. */
+  readonly maxWaiting: number;
   /** Bytes of weights on the GPU. */
   readonly weightBytes: number;
   readonly #parts: EngineParts;
@@ -137,6 +139,7 @@ export class Engine {
     this.maxSequenceLength = Math.min(contextLength, (kv.blocks.size - 1) * kv.options.blockSize);
     this.maxTokensPerStep = maxTokensPerStep;
     this.maxSequences = maxSequences;
+    this.maxWaiting = parts.maxWaiting;
     this.weightBytes = parts.weights.bytes;
     this.#parts = parts;
     const loop = new StepLoop(parts);
@@ -181,7 +184,7 @@ export class Engine {
     });
     const loop = this.#loop;
     const waiting = Math.max(loop.size - this.maxSequences, this.#parts.scheduler.passedOver);
-    if (waiting >= this.#parts.maxWaiting) throw new EngineBusyError(waiting);
+    if (waiting >= this.maxWaiting) throw new EngineBusyError(waiting);
     const host = {
       abort: (generation: RunningGeneration) => loop.remove(generation),
       notify: () => loop.notify(),

@@ -1,6 +1,7 @@
 import type { Constraint } from '../constrained/index.ts';
 import type { GenerateOptions, Generation, GenerationChunk, GenerationResult } from '../engine/index.ts';
 import { ContextLengthError } from '../errors.ts';
+import { ApiError } from './errors.ts';
 import type { Metrics } from './metrics.ts';
 import type { ServingEngine } from './types.ts';
 
@@ -23,7 +24,8 @@ export interface RunningRequest {
 /**
  * Starts a generation for each prompt. They end when `signal` aborts; `constraint` is destroyed when all have ended.
  *
- * @throws what `ServingEngine.generate` throws, and {ContextLengthError} for a prompt that fills all KV blocks; nothing runs then.
+ * @throws what `ServingEngine.generate` throws, {ContextLengthError} for a prompt that fills all KV blocks, and {ApiError} for more prompts than
+ * the engine ever takes; nothing runs then.
  */
 export function startRequest(
   engine: ServingEngine,
@@ -36,7 +38,9 @@ export function startRequest(
   const generations: Generation[] = [];
   const abort = () => generations.forEach((one) => void one.abort());
   const all = { ...options, signal, ...(constraint && { allowedTokens: constraint.allowedTokens }) };
+  const samples = options.n ?? 1;
   try {
+    checkCount(engine, prompts.length, samples);
     for (const prompt of prompts) {
       const generation = engine.generate(prompt, all);
       generations.push(generation);
@@ -50,7 +54,6 @@ export function startRequest(
     if (constraint) void Promise.allSettled(generations.map((one) => one.result)).then(() => constraint.destroy());
   }
   for (const one of generations) metrics.watch(one);
-  const samples = options.n ?? 1;
   return {
     promptIds: generations.map((one) => one.promptIds),
     async *chunks() {
@@ -68,6 +71,15 @@ export function startRequest(
     results: () => Promise.all(generations.map((one) => one.result)),
     abort,
   };
+}
+
+/** Refuses what would find even an idle engine busy: to try again later is no use then. */
+function checkCount({ maxSequences, maxWaiting }: ServingEngine, prompts: number, samples: number): void {
+  // The engine refuses a generation when those before it, of which `maxSequences` run, leave it too many that wait.
+  if ((prompts - 1) * samples - maxSequences < maxWaiting) return;
+  const most = Math.ceil((maxSequences + maxWaiting) / samples);
+  const message = `${prompts} prompts with n = ${samples} are more than this server takes at once, even with nothing else to do. Send at most ${most} in a request.`;
+  throw new ApiError(400, { message, param: 'prompt', code: 'too_many_prompts' });
 }
 
 /** The items of several sources with their numbers, each as soon as it is there and in its source's order. */

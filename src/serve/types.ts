@@ -3,7 +3,7 @@ import type { Engine, Generation } from '../engine/index.ts';
 import type { ChatTemplate } from './chat-template.ts';
 
 /** What the server asks of an engine. An `Engine` has it, and so has anything that hands requests on to one. */
-export interface ServingEngine extends Pick<Engine, 'tokenizer' | 'maxSequenceLength' | 'stats'> {
+export interface ServingEngine extends Pick<Engine, 'tokenizer' | 'maxSequenceLength' | 'maxSequences' | 'maxWaiting' | 'stats'> {
   generate(...parameters: Parameters<Engine['generate']>): Generation;
 }
 

@@ -196,6 +196,14 @@ describe('the server', { timeout: limit }, () => {
     expect((await client.completions.create({ ...greedy, prompt: 'Once', max_tokens: 1 })).choices).toHaveLength(1);
   });
 
+  test('takes as many prompts at once as can run and wait, and says that more will never do', async () => {
+    await waitForRest();
+    const ask = (prompts: number) => client.completions.create({ ...greedy, prompt: Array(prompts).fill('Once'), max_tokens: 1 });
+    expect((await ask(12)).choices).toHaveLength(12);
+    await waitForRest();
+    await expect(ask(13)).rejects.toMatchObject({ status: 400, code: 'too_many_prompts', param: 'prompt' });
+  });
+
   test('counts what it did', async () => {
     await waitForRest();
     expect(await metricOf(server.url, 'generation_tokens_total')).toBeGreaterThan(100);

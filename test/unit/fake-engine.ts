@@ -34,7 +34,13 @@ const tokenizer: Tokenizer = {
   vocabulary: () => ({ tokens: [], spelling: 'raw' }),
 };
 
-export function fakeEngine({ contextLength = 1000, maxSequenceLength = 1000, maxWaiting = 100, withTokenizer = true } = {}): FakeEngine {
+export function fakeEngine({
+  contextLength = 1000,
+  maxSequenceLength = 1000,
+  maxSequences = 8,
+  maxWaiting = 100,
+  withTokenizer = true,
+} = {}): FakeEngine {
   const asked: FakeEngine['asked'] = [];
   let running = 0;
   let made = 0;
@@ -121,6 +127,8 @@ export function fakeEngine({ contextLength = 1000, maxSequenceLength = 1000, max
   return {
     asked,
     maxSequenceLength,
+    maxSequences,
+    maxWaiting,
     generate,
     tokenizer: withTokenizer ? tokenizer : undefined,
     running: () => running,

@@ -130,6 +130,33 @@ describe('what is refused', () => {
   });
 });
 
+describe('more prompts than an idle server takes', () => {
+  test.each([
+    [12, 1],
+    [6, 2],
+    [1, 128],
+  ])('%i with n = %i are the most', async (prompts, n) => {
+    const asked = (count: number) => ({ prompt: Array(count).fill('a'), n, max_tokens: 1 });
+    const { post, engine } = serve(fakeEngine({ maxSequences: 2, maxWaiting: 10 }));
+    const response = await post('/v1/completions', asked(prompts + 1));
+    expect([response.status, response.headers.get('retry-after'), (await response.json()).error]).toMatchObject([
+      400,
+      null,
+      { type: 'invalid_request_error', param: 'prompt', code: 'too_many_prompts', message: expect.stringContaining(`at most ${prompts} `) },
+    ]);
+    expect(engine.asked).toEqual([]);
+    // The fake one takes any number that it is asked for while fewer generations than `maxWaiting` run.
+    expect(
+      (await serve(fakeEngine({ maxSequences: 2, maxWaiting: 10 })).post('/v1/completions', asked(Math.min(prompts, 10)))).status,
+    ).toBe(200);
+  });
+
+  test('none are too many where nothing limits those that wait', async () => {
+    const { post } = serve(fakeEngine({ maxWaiting: Number.POSITIVE_INFINITY }));
+    expect((await post('/v1/completions', { prompt: Array(9).fill('a'), n: 100, max_tokens: 1 })).status).toBe(200);
+  });
+});
+
 describe('failures of the server', () => {
   test('are told without their insides, and reported', async () => {
     const onError = vi.fn();
