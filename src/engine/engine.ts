@@ -1,6 +1,6 @@
 import { attentionKernels } from '../attention/kernels.ts';
 import { KvCache } from '../attention/kv-cache.ts';
-import { ContextLengthError, EngineBusyError, EngineDestroyedError, ModelFileError } from '../errors.ts';
+import { ContextLengthError, type DeviceLostError, EngineBusyError, EngineDestroyedError, ModelFileError } from '../errors.ts';
 import { causeOf, type Gpu } from '../gpu.ts';
 import { LaunchCache, type LaunchStats } from '../launch/cache.ts';
 import type { LaunchManifest } from '../launch/manifest.ts';
@@ -150,6 +150,11 @@ export class Engine {
   /** Steps that a generation submits before the first readback returns, unless it says otherwise. */
   get runAhead(): number {
     return this.#runAhead;
+  }
+
+  /** Resolves (never rejects) when the device is lost: nothing can be generated any more. */
+  get lost(): Promise<DeviceLostError> {
+    return this.gpu.lost;
   }
 
   launchStats(): LaunchStats {

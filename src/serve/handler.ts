@@ -25,6 +25,11 @@ export function createHandler(engine: ServingEngine, options: HandlerOptions): H
       if (toApiError(error, 'prompt').status >= 500) onError?.(error);
     },
   };
+  let isLost = false;
+  void engine.lost?.then(() => {
+    isLost = true;
+  });
+  const health = () => (isLost ? 'device lost' : closing?.aborted ? 'stopping' : 'ok');
   const model = {
     ...{ id: modelName, object: 'model', created: Math.floor(Date.now() / 1000), owned_by: 'pagewise' },
     max_model_len: engine.maxSequenceLength,
@@ -46,7 +51,7 @@ export function createHandler(engine: ServingEngine, options: HandlerOptions): H
       },
     },
     '/health': {
-      GET: () => Response.json({ status: closing?.aborted ? 'stopping' : 'ok' }, { status: closing?.aborted ? 503 : 200 }),
+      GET: () => Response.json({ status: health() }, { status: health() === 'ok' ? 200 : 503 }),
     },
     '/metrics': { GET: () => new Response(metrics.text(), { headers: { 'content-type': metricsContentType } }) },
   };

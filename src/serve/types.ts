@@ -5,6 +5,8 @@ import type { ChatTemplate } from './chat-template.ts';
 /** What the server asks of an engine. An `Engine` has it, and so has anything that hands requests on to one. */
 export interface ServingEngine extends Pick<Engine, 'tokenizer' | 'maxSequenceLength' | 'maxSequences' | 'maxWaiting' | 'stats'> {
   generate(...parameters: Parameters<Engine['generate']>): Generation;
+  /** Resolves when nothing can be generated any more; `/health` says so then. */
+  readonly lost?: Promise<unknown>;
 }
 
 /** How to serve. */

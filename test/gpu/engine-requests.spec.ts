@@ -159,6 +159,7 @@ spec(
     for (const { result } of some) await expectThrows(DeviceLostError, () => result);
     await expectThrows(DeviceLostError, () => lost.generate([1, 2]).result);
     await expectThrows(DeviceLostError, () => lost.score([1, 2]));
+    expect((await lost.lost) instanceof DeviceLostError, 'the engine tells');
     expectEqual([lost.kv.sequences.size, lost.stats().running, lost.stats().waiting], [0, 0, 0], 'what is left');
   },
   once,

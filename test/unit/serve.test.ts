@@ -1,4 +1,4 @@
-import { ConstraintError } from 'pagewise';
+import { ConstraintError, DeviceLostError } from 'pagewise';
 import type { GenerationChunk } from 'pagewise/engine';
 import { createChatTemplate } from 'pagewise/serve';
 import { describe, expect, test, vi } from 'vitest';
@@ -250,6 +250,22 @@ describe('other paths', () => {
     closing.abort();
     expect([(await get('/health')).status, (await post('/v1/completions', { prompt: 'a' })).status]).toEqual([503, 503]);
     expect(choicesOf(await eventsOf(running))).toHaveLength(3);
+  });
+
+  test('health knows of a lost device', async () => {
+    let lose: (error: DeviceLostError) => void = () => {};
+    const lost = new Promise<DeviceLostError>((resolve) => {
+      lose = resolve;
+    });
+    const { get } = serve({ ...fakeEngine(), lost });
+    const health = async () => {
+      const response = await get('/health');
+      return [response.status, await response.json()];
+    };
+    expect(await health()).toEqual([200, { status: 'ok' }]);
+    lose(new DeviceLostError('unknown'));
+    await lost;
+    expect(await health()).toEqual([503, { status: 'device lost' }]);
   });
 
   test('a name that cannot be decoded is one that does not exist', async () => {
