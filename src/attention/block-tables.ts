@@ -62,7 +62,7 @@ export class BlockTables {
   }
 
   /**
-   * Opens a sequence: an empty one, or one that begins with full blocks that were found again (`BlockPool.take`).
+   * Opens a sequence: an empty one, or one that begins with full blocks that were found again (`BlockPool.take`), null blocks where it will not look.
    * @throws {CapacityExceededError} when `maxSequences` are open.
    */
   open(prefix: readonly number[] = []): Sequence {

@@ -88,11 +88,14 @@ export class BlockPool {
     });
   }
 
-  /** One more owner for blocks that were found again: free ones leave the free list. @throws {InvalidArgumentError} for a block that is not cached. */
+  /**
+   * One more owner for blocks that were found again: free ones leave the free list, null blocks are passed over.
+   * @throws {InvalidArgumentError} for a block that is not cached.
+   */
   take(blocks: readonly number[]): void {
-    const lost = blocks.find((block) => this.#cached[block] !== 1);
+    const lost = blocks.find((block) => block !== nullBlock && this.#cached[block] !== 1);
     if (lost !== undefined) throw new InvalidArgumentError('block', lost, 'a block whose content is cached');
-    for (const block of blocks) if (this.#owners[block]++ === 0) this.#unlink(block);
+    for (const block of blocks) if (block !== nullBlock && this.#owners[block]++ === 0) this.#unlink(block);
   }
 
   /** One more owner for blocks that are in use; null blocks are passed over. @throws {InvalidArgumentError} for a block that nobody holds. */

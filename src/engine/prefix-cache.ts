@@ -1,5 +1,6 @@
 /** Finds blocks whose keys and values a new request needs again. Pure: knows tokens and numbers of blocks, not their memory. */
 import { type BlockPool, nullBlock } from '../attention/blocks.ts';
+import { blocksKept, firstBlockSeen, type KeyWindow } from './window.ts';
 
 /** Mixes the tokens [begin, end) into the hash of what stands before them: 53 bits. */
 export type ChainHash = (previous: number, tokens: readonly number[], begin: number, end: number) => number;
@@ -31,6 +32,7 @@ export interface PrefixChain {
 
 /** The longest run of blocks from the start of a request that hold its tokens. */
 export interface PrefixHit {
+  /** The null block for each that lies before the window: nobody will look there. */
   readonly blocks: readonly number[];
   readonly tail: Before;
 }
@@ -89,18 +91,29 @@ export class PrefixCache {
   /**
    * The longest hit for a request of these tokens, at most all but the last one, which must run to give logits. Changes nothing: to use the hit, open
    * a sequence with its blocks and call `follow`.
+   * @param keys what tokens see: blocks that the first token behind the hit does not look into need not be there any more.
    */
-  find(chain: PrefixChain, tokens: readonly number[]): PrefixHit {
+  find(chain: PrefixChain, tokens: readonly number[], keys: KeyWindow = {}): PrefixHit {
     const most = Math.floor((tokens.length - 1) / this.#blockSize);
-    const blocks: number[] = [];
-    let tail: Before = chain.salt;
-    while (blocks.length < most) {
-      const node = this.#lookUp(chain, tail, tokens, blocks.length);
-      if (!node || node.blocks.length === 0) break;
-      blocks.push(node.blocks[0]);
-      tail = node;
+    const kept = blocksKept(keys, this.#blockSize);
+    const firstSeen = (length: number): number => firstBlockSeen(keys, length * this.#blockSize, this.#blockSize);
+    const nodes: Node[] = [];
+    let length = 0;
+    let lastMissing = -1;
+    while (nodes.length < most) {
+      const index = nodes.length;
+      const node = this.#lookUp(chain, nodes.at(-1) ?? chain.salt, tokens, index);
+      if (!node) break;
+      if (node.blocks.length === 0) {
+        if (keys.window === undefined || index < kept) break;
+        lastMissing = index;
+      }
+      nodes.push(node);
+      if (lastMissing < firstSeen(nodes.length)) length = nodes.length;
     }
-    return { blocks, tail };
+    const first = firstSeen(length);
+    const blocks = nodes.slice(0, length).map((node, index) => (index >= kept && index < first ? nullBlock : node.blocks[0]));
+    return { blocks, tail: length > 0 ? nodes[length - 1] : chain.salt };
   }
 
   follow(chain: PrefixChain, hit: PrefixHit): void {

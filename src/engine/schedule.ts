@@ -2,8 +2,10 @@
 import type { Sequence } from '../attention/block-tables.ts';
 import type { PagewiseError } from '../errors.ts';
 import type { Request } from './request.ts';
+import type { KeyWindow } from './window.ts';
 
-export interface SchedulerOptions {
+/** With a window, which all layers have, blocks that fell out are given up. */
+export interface SchedulerOptions extends KeyWindow {
   /** Token budget of one step. */
   readonly maxTokensPerStep: number;
   /** Requests that run at once. */
@@ -12,10 +14,6 @@ export interface SchedulerOptions {
   readonly longPrefillThreshold?: number;
   /** Rows of logits of one step, at least `maxSequences`; drafts share what is left. Default: no limit. */
   readonly maxLogitRows?: number;
-  /** Keys that a token sees, where all layers have a sliding window; blocks that fell out are given up. */
-  readonly window?: number;
-  /** First keys that stay visible beside the window; default 0. */
-  readonly keepFirst?: number;
 }
 
 /** One request's part of a step. */

@@ -8,6 +8,7 @@ import { BlocksExhaustedError, CapacityExceededError, type PagewiseError } from 
 import type { PrefixCache, PrefixHit } from './prefix-cache.ts';
 import { outputLength, type Request } from './request.ts';
 import type { ScheduledStep, ScheduledTokens, SchedulerOptions, SchedulerStats } from './schedule.ts';
+import { blocksAtOnce, firstBlockSeen, tokensAtOnce } from './window.ts';
 
 /**
  * Prefill and decode are not two modes: each request catches up to its tokens within one token budget. A step can be scheduled before the tokens sampled by the steps before it
@@ -135,9 +136,16 @@ export class Scheduler {
     if (request.paused || inFlight >= maxInFlight || left <= 0) return 0;
     const missing = tokens.length + inFlight - (sequence?.length ?? 0);
     const { longPrefillThreshold = budget } = this.#options;
-    const most = Math.min(budget, longPrefillThreshold);
+    const most = Math.min(budget, longPrefillThreshold, this.#mostAtOnce(request));
     if (missing > 1 || draft.length === 0) return Math.min(missing, most);
     return Math.min(missing + Math.min(draft.length, this.#spareRows), left, most); // a draft may well be cut short
+  }
+
+  /** Most tokens of a request that fit into the pool at once: a window lets one run that is longer than the pool. No limit where all fit, or none. */
+  #mostAtOnce({ tokens }: Request): number {
+    const { blocks, options } = this.#tables;
+    const most = tokensAtOnce(this.#options, blocks.size - 1, options.blockSize);
+    return most < 1 || Math.ceil(tokens.length / options.blockSize) < blocks.size ? Number.POSITIVE_INFINITY : most;
   }
 
   /** Finds room for `count` more tokens, or for the first of them where the others are a draft. @returns how many fit, else why the request no longer runs. */
@@ -184,9 +192,9 @@ export class Scheduler {
       if (request.inFlight > 0) return; // preempted: its tokens are on their way
       const parent = this.#parentOf(request);
       if (parent === 'not yet') continue;
-      const whole = Math.ceil(request.tokens.length / options.blockSize);
+      const needed = Math.min(Math.ceil(request.tokens.length / options.blockSize), blocksAtOnce(this.#options, 1, options.blockSize));
       let error: PagewiseError | undefined;
-      if (whole > blocks.size - 1) error = new BlocksExhaustedError(whole, blocks.free, blocks.size - 1);
+      if (needed > blocks.size - 1) error = new BlocksExhaustedError(needed, blocks.free, blocks.size - 1);
       const count = error ? undefined : this.#open(request, parent, left);
       if (count === undefined && !error) {
         if (this.#running.length > 0) return;
@@ -195,7 +203,7 @@ export class Scheduler {
         error =
           this.#tables.freeRows === 0
             ? new CapacityExceededError('sequences', maxSequences + 1, maxSequences, 'maxSequences')
-            : new BlocksExhaustedError(whole, blocks.free, blocks.size - 1);
+            : new BlocksExhaustedError(needed, blocks.free, blocks.size - 1);
       }
       if (error) {
         this.finish(request);
@@ -212,10 +220,9 @@ export class Scheduler {
     if (!forkOf || forkOf.status === 'ended' || tokens.length > promptLength) return undefined;
     const { sequence, promptStep = this.#step } = forkOf;
     if (!sequence || promptStep >= this.#step) return 'not yet';
-    const { window = Number.POSITIVE_INFINITY } = this.#options;
     const { blockSize } = this.#tables.options;
     // A window may have moved beyond what the fork's first token sees.
-    const seen = sequence.blocks.slice(Math.floor(Math.max(0, promptLength - window) / blockSize), Math.ceil(promptLength / blockSize));
+    const seen = sequence.blocks.slice(firstBlockSeen(this.#options, promptLength - 1, blockSize), Math.ceil(promptLength / blockSize));
     return seen.includes(nullBlock) ? undefined : forkOf;
   }
 
@@ -231,10 +238,10 @@ export class Scheduler {
       this.#tables.truncate(request.sequence, request.promptLength - 1);
     } else {
       request.chain ??= this.#prefixes?.chain(request.cacheSalt);
-      const hit: PrefixHit | undefined = request.chain && this.#prefixes?.find(request.chain, request.tokens);
+      const hit: PrefixHit | undefined = request.chain && this.#prefixes?.find(request.chain, request.tokens, this.#options);
       const found = hit?.blocks ?? [];
       const missing = request.tokens.length - found.length * options.blockSize;
-      const count = Math.min(missing, budget, this.#options.longPrefillThreshold ?? missing);
+      const count = Math.min(missing, budget, this.#options.longPrefillThreshold ?? missing, this.#mostAtOnce(request));
       const taken = found.reduce((sum, block) => sum + (blocks.owners(block) === 0 ? 1 : 0), 0);
       if (Math.ceil(count / options.blockSize) + taken > blocks.free) return undefined;
       request.sequence = this.#tables.open(found);

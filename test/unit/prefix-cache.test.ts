@@ -126,6 +126,32 @@ describe('eviction', () => {
     expect(prefixes.find(prefixes.chain(), [...tokens, 0]).blocks).toEqual([...second.blocks]);
   });
 
+  it('of blocks before the window leaves the others findable', () => {
+    const { tables, prefixes } = open(12, 8);
+    const tokens = range(40);
+    const sequence = tables.open();
+    tables.extend(sequence, 40);
+    prefixes.register(prefixes.chain(), tokens, sequence.blocks, 40);
+    const [, , third, fourth, fifth] = [...sequence.blocks];
+    const find = (window?: number, keepFirst?: number) => prefixes.find(prefixes.chain(), [...tokens, 0], { window, keepFirst }).blocks;
+    expect(find()).toEqual([...sequence.blocks]);
+    // The token at 40 sees the keys from 24 on; with a window of 18, from 23 on.
+    expect(find(17)).toEqual([0, 0, 0, fourth, fifth]);
+    expect(find(18)).toEqual([0, 0, third, fourth, fifth]);
+    expect(find(17, 9)).toEqual([...sequence.blocks.slice(0, 2), 0, fourth, fifth]);
+    tables.release(sequence, 24);
+    tables.blocks.allocate(tables.blocks.free);
+    expect(find(17)).toEqual([0, 0, 0, fourth, fifth]);
+    expect(find(1)).toEqual([0, 0, 0, 0, 0]);
+    for (const [window, keepFirst] of [[], [18], [17, 1], [1, 1]]) expect(find(window, keepFirst)).toEqual([]);
+    // What is found can be opened: null blocks are nobody's.
+    const again = tables.open(find(17));
+    expect([again.length, tables.blocks.owners(fourth!), tables.blocks.owners(0)]).toEqual([40, 2, 1]);
+    tables.close(again);
+    tables.close(sequence);
+    expect(prefixes.size).toBe(2);
+  });
+
   it('leaves nothing behind', () => {
     const { tables, prefixes, scheduler } = open(12, 8);
     for (let i = 0; i < 5; i++) scheduler.finish(prefill(scheduler, range(40, 100 * i), `salt ${i}`));

@@ -109,6 +109,9 @@ describe('10,000 random steps', () => {
     ['long prompts held back', { longPrefillThreshold: 5 }],
     ['a sliding window', { window: 11 }],
     ['a window smaller than a block', { window: 5, runAhead: 8 }],
+    ['a window and a pool shorter than a request', { window: 11, numBlocks: 8 }],
+    ['a window in a small pool without a prefix cache', { window: 20, numBlocks: 9, prefixCaching: false }],
+    ['a window in a small pool, a little at a time', { window: 16, numBlocks: 7, maxTokensPerStep: 7, runAhead: 8 }],
     ['a pool for hardly more than one request', { numBlocks: 14 }],
     ['one sequence at a time', { maxSequences: 1 }],
   ] as const)(

@@ -4,6 +4,7 @@ import { PrefixCache } from '../../src/engine/prefix-cache.ts';
 import { createRequest, type Request, type RequestOptions } from '../../src/engine/request.ts';
 import type { ScheduledStep, SchedulerOptions } from '../../src/engine/schedule.ts';
 import { Scheduler } from '../../src/engine/scheduler.ts';
+import { blocksAtOnce, tokensAtOnce } from '../../src/engine/window.ts';
 import { BlocksExhaustedError, CapacityExceededError, InvalidArgumentError } from '../../src/errors.ts';
 import { reference, Simulation, type SimulationOptions } from './scheduler-simulation.ts';
 
@@ -288,6 +289,59 @@ describe('forks', () => {
     Object.assign(fork, { forkOf: parent });
     scheduler.finish(parent);
     expect(scheduler.schedule().entries[0]).toMatchObject({ request: fork, count: 30 });
+  });
+});
+
+describe('a sliding window', () => {
+  /** Runs until a request ends. @returns the most blocks that were in use, after each step. */
+  function most({ tables, scheduler }: ReturnType<typeof open>, request: Request): number {
+    let used = 0;
+    for (let step = 0; request.status !== 'ended'; step++) {
+      expect(step).toBeLessThan(500);
+      const scheduled = scheduler.schedule();
+      expect(scheduled.failed).toEqual([]);
+      used = Math.max(used, tables.blocks.size - 1 - tables.blocks.free);
+      answer(scheduler, scheduled, 1 + (step % 9));
+      if (request.tokens.length - request.promptLength >= request.maxTokens) scheduler.finish(request);
+    }
+    return used;
+  }
+
+  it('bounds the blocks of a request by itself and what a step computes', () => {
+    const opened = open({ window: 20, maxTokensPerStep: 16 });
+    expect(most(opened, opened.add(100, 1, { maxTokens: 100 }))).toBeLessThanOrEqual(blocksAtOnce({ window: 20 }, 16, 8));
+  });
+
+  it('lets requests run that are longer than the pool, in chunks that fit', () => {
+    const opened = open({ window: 20, numBlocks: 7 });
+    const request = opened.add(100, 1, { maxTokens: 100 });
+    const step = opened.scheduler.schedule();
+    expect(countsOf(step)).toEqual([tokensAtOnce({ window: 20 }, 6, 8)]);
+    answer(opened.scheduler, step);
+    expect(most(opened, request)).toBeLessThanOrEqual(6);
+    // Its last blocks can be found, though its first are gone.
+    const again = opened.add(1, 1, { promptIds: [...request.tokens, 5] });
+    expect(opened.scheduler.schedule().entries[0]!.count).toBeLessThan(16);
+    expect(again.cachedTokens).toBeGreaterThan(180);
+    expect(again.sequence!.blocks.findIndex((block) => block !== 0)).toBe(again.cachedTokens! / 8 - 3);
+  });
+
+  it('lets such a request come back after a preemption', () => {
+    const opened = open({ window: 20, numBlocks: 7 });
+    const request = opened.add(10, 1, { maxTokens: 100 });
+    for (let i = 0; i < 70; i++) answer(opened.scheduler, opened.scheduler.schedule());
+    opened.scheduler.makeRoom(6);
+    expect([request.status, request.tokens.length]).toEqual(['waiting', 80]);
+    expect(most(opened, request)).toBeLessThanOrEqual(6);
+    expect(opened.scheduler.stats().preemptions).toBe(1);
+  });
+
+  it('that does not fit into the pool ends what is longer than that', () => {
+    const { scheduler, add } = open({ window: 50, numBlocks: 7 });
+    const [long, short] = [add(49), add(20, 2)];
+    const { failed, entries } = scheduler.schedule();
+    expect(failed).toEqual([{ request: long, error: expect.any(BlocksExhaustedError) }]);
+    expect(entries[0]!.request).toBe(short);
   });
 });
 
