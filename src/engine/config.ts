@@ -9,7 +9,7 @@ import { type JsonFields, jsonFields } from './json.ts';
 
 /** A decoder-only transformer, as far as its shapes and constants go. */
 export interface ModelConfig {
-  readonly architecture: 'LlamaForCausalLM';
+  readonly architecture: 'LlamaForCausalLM' | 'MistralForCausalLM';
   /** Rows of the embedding and length of the logits. */
   readonly vocabSize: number;
   /** Width of the residual stream. */
@@ -24,6 +24,8 @@ export interface ModelConfig {
   readonly headDim: number;
   /** Most positions of one sequence. */
   readonly contextLength: number;
+  /** Keys that a token sees in every layer, itself among them. Undefined: all before it. */
+  readonly slidingWindow: number | undefined;
   readonly rmsNormEps: number;
   readonly rope: RopeConfig;
   /** The q, k, v and o projections have biases. */
@@ -76,7 +78,10 @@ interface Architecture {
   readonly parse: (fields: JsonFields) => ModelConfig;
 }
 
-const architectures: readonly Architecture[] = [{ name: 'LlamaForCausalLM', modelType: 'llama', parse: parseLlama }];
+const architectures: readonly Architecture[] = [
+  { name: 'LlamaForCausalLM', modelType: 'llama', parse: parseLlama },
+  { name: 'MistralForCausalLM', modelType: 'mistral', parse: parseMistral },
+];
 
 const ropeTypes = ['default', 'linear', 'llama3', 'yarn'];
 
@@ -108,10 +113,48 @@ export function parseModelConfig(json: unknown, file = 'config.json'): ModelConf
 }
 
 function parseLlama(fields: JsonFields): ModelConfig {
-  refuseUnimplemented(fields);
+  if (fields.raw('sliding_window') !== undefined && fields.boolean('use_sliding_window', true)) {
+    refuse(fields, 'sliding_window', 'full attention');
+  }
+  refuseUnimplemented(fields, 'full_attention');
+  return parseDecoder(fields, {
+    architecture: 'LlamaForCausalLM',
+    numKvHeads: fields.integer('num_key_value_heads', 1, fields.integer('num_attention_heads', 1)),
+    slidingWindow: undefined,
+    attentionBias: fields.boolean('attention_bias', false),
+    mlpBias: fields.boolean('mlp_bias', false),
+  });
+}
+
+/**
+ * Mistral (Jiang et al. 2023): Llama without biases, with one sliding window for all layers or none. What is left out is as in transformers' `MistralConfig`,
+ * where a window that is left out is 4096, and none is null.
+ */
+function parseMistral(fields: JsonFields): ModelConfig {
+  const slidingWindow =
+    fields.has('sliding_window') && fields.raw('sliding_window') === undefined ? undefined : fields.integer('sliding_window', 1, 4096);
+  if (slidingWindow !== undefined && !fields.boolean('use_sliding_window', true)) {
+    refuse(fields, 'use_sliding_window', 'true, or "sliding_window": null for full attention');
+  }
+  for (const key of ['attention_bias', 'mlp_bias']) if (fields.boolean(key, false)) refuse(fields, key, 'false');
+  refuseUnimplemented(fields, slidingWindow === undefined ? 'full_attention' : 'sliding_attention');
+  const numKvHeads = fields.has('num_key_value_heads') ? fields.integer('num_attention_heads', 1) : 8;
+  return parseDecoder(fields, {
+    architecture: 'MistralForCausalLM',
+    numKvHeads: fields.integer('num_key_value_heads', 1, numKvHeads),
+    slidingWindow,
+    attentionBias: false,
+    mlpBias: false,
+  });
+}
+
+type Particulars = Pick<ModelConfig, 'architecture' | 'numKvHeads' | 'slidingWindow' | 'attentionBias' | 'mlpBias'>;
+
+/** What the architectures have in common. */
+function parseDecoder(fields: JsonFields, particulars: Particulars): ModelConfig {
+  const { numKvHeads } = particulars;
   const hiddenSize = fields.integer('hidden_size', 1);
   const numHeads = fields.integer('num_attention_heads', 1);
-  const numKvHeads = fields.integer('num_key_value_heads', 1, numHeads);
   if (numHeads % numKvHeads !== 0) fields.fail('num_key_value_heads', `a divisor of num_attention_heads (${numHeads})`);
   if (fields.raw('head_dim') === undefined && hiddenSize % numHeads !== 0) {
     fields.fail('num_attention_heads', `a divisor of hidden_size (${hiddenSize}) where there is no head_dim`);
@@ -123,19 +166,16 @@ function parseLlama(fields: JsonFields): ModelConfig {
   }
   const contextLength = fields.integer('max_position_embeddings', 1);
   return {
-    architecture: 'LlamaForCausalLM',
+    ...particulars,
     vocabSize: fields.integer('vocab_size', 1),
     hiddenSize,
     intermediateSize,
     numLayers: fields.integer('num_hidden_layers', 1),
     numHeads,
-    numKvHeads,
     headDim,
     contextLength,
     rmsNormEps: fields.number('rms_norm_eps', 'a positive number', (value) => value > 0, 1e-6),
     rope: parseRope(fields, contextLength),
-    attentionBias: fields.boolean('attention_bias', false),
-    mlpBias: fields.boolean('mlp_bias', false),
     tieWordEmbeddings: fields.boolean('tie_word_embeddings', false),
     activation: 'silu',
     bosTokenId: fields.tokenIds('bos_token_id')?.[0],
@@ -143,16 +183,16 @@ function parseLlama(fields: JsonFields): ModelConfig {
   };
 }
 
-/** `pretraining_tp` is not among them: it only splits the same sums, and transformers 5 ignores it too. */
-function refuseUnimplemented(fields: JsonFields): void {
-  const refuse = (key: string, supported: string): never => {
-    throw new UnsupportedModelError(`"${key}": ${JSON.stringify(fields.raw(key))} of ${fields.file}`, [supported]);
-  };
-  if (fields.string('hidden_act', 'silu') !== 'silu') refuse('hidden_act', 'silu');
-  if (fields.raw('quantization_config') !== undefined) refuse('quantization_config', 'weights in F32, F16 or BF16');
-  if (fields.raw('sliding_window') !== undefined && fields.boolean('use_sliding_window', true)) refuse('sliding_window', 'full attention');
+/** `pretraining_tp` is not among them: it only splits the same sums, and transformers 5 ignores it too. @param layerType of all layers. */
+function refuseUnimplemented(fields: JsonFields, layerType: 'full_attention' | 'sliding_attention'): void {
+  if (fields.string('hidden_act', 'silu') !== 'silu') refuse(fields, 'hidden_act', 'silu');
+  if (fields.raw('quantization_config') !== undefined) refuse(fields, 'quantization_config', 'weights in F32, F16 or BF16');
   const layerTypes = fields.raw('layer_types');
-  if (Array.isArray(layerTypes) && layerTypes.some((type) => type !== 'full_attention')) refuse('layer_types', 'full_attention');
+  if (Array.isArray(layerTypes) && layerTypes.some((type) => type !== layerType)) refuse(fields, 'layer_types', layerType);
+}
+
+function refuse(fields: JsonFields, key: string, supported: string): never {
+  throw new UnsupportedModelError(`"${key}": ${JSON.stringify(fields.raw(key))} of ${fields.file}`, [supported]);
 }
 
 /**

@@ -5,6 +5,7 @@ import type { Tracer } from '../launch/trace.ts';
 import type { ModelConfig } from './config.ts';
 import { checkInteger, maxRunAhead } from './options.ts';
 import type { LoadProgress } from './types.ts';
+import { blocksAtOnce } from './window.ts';
 
 export interface EngineOptions {
   /** Storage of keys and values; default `f32`. */
@@ -15,7 +16,7 @@ export interface EngineOptions {
   readonly contextLength?: number;
   /**
    * KV blocks per layer, the reserved one included. Default: as many as `maxSequences` sequences of `contextLength` need, or as fit into 512 MiB, but no fewer
-   * than for one.
+   * than for one; of a model with a sliding window, one holds no more than the window and a step's tokens.
    */
   readonly numBlocks?: number;
   /** Most requests that run at once; default 8. */
@@ -77,16 +78,14 @@ export function engineSizes(options: EngineOptions, config: ModelConfig): Engine
   const layout: KvLayout = { ...config, blockSize, dtype: kvDtype };
   checkLayout(layout);
   const maxBlocksPerSequence = Math.ceil(contextLength / blockSize);
+  const atOnce = Math.min(maxTokensPerStep, longPrefillThreshold ?? maxTokensPerStep);
+  const least = Math.min(maxBlocksPerSequence, blocksAtOnce({ window: config.slidingWindow }, atOnce, blockSize));
+  const fitting = Math.floor(poolBytes / (config.numLayers * blockBytes(layout)));
   return {
     contextLength,
     maxSequences,
     maxTokensPerStep: Math.min(maxTokensPerStep, maxSequences * contextLength),
     maxBlocksPerSequence,
-    numBlocks: options.numBlocks ?? 1 + defaultBlocks(layout, config.numLayers, maxSequences, maxBlocksPerSequence),
+    numBlocks: options.numBlocks ?? 1 + Math.max(least, Math.min(fitting, maxSequences * maxBlocksPerSequence)),
   };
-}
-
-function defaultBlocks(layout: KvLayout, numLayers: number, maxSequences: number, maxBlocksPerSequence: number): number {
-  const fitting = Math.floor(poolBytes / (numLayers * blockBytes(layout)));
-  return Math.max(maxBlocksPerSequence, Math.min(fitting, maxSequences * maxBlocksPerSequence));
 }

@@ -22,6 +22,7 @@ import { type LoopParts, StepLoop } from './step-loop.ts';
 import { createTokenizer, type Tokenizer } from './tokenizer.ts';
 import type { EngineStats, GenerateOptions, Generation } from './types.ts';
 import { loadWeights, type ModelWeights } from './weights.ts';
+import { blocksAtOnce, longestSequence, tokensAtOnce } from './window.ts';
 
 /** Fewest rows of logits of a step: as many `logits` and `score` compute at a time. */
 const logitRowsPerStep = 64;
@@ -47,7 +48,7 @@ export class Engine {
   /** Sampling where a request says nothing. */
   readonly defaults: GenerationDefaults;
   readonly contextLength: number;
-  /** Most tokens of a prompt and its answer together: `contextLength`, or what all KV blocks hold where that is less. */
+  /** Most tokens of a prompt and its answer together: `contextLength`, or what all KV blocks hold where that is less (and a sliding window does not fit into them). */
   readonly maxSequenceLength: number;
   readonly maxTokensPerStep: number;
   readonly maxSequences: number;
@@ -62,7 +63,7 @@ export class Engine {
   #destroyed = false;
 
   /**
-   * Loads a model of the Llama family from Hugging Face files: config.json, model.safetensors (or its shards and their index),
+   * Loads a model of the Llama family (Llama, Mistral) from Hugging Face files: config.json, model.safetensors (or its shards and their index),
    * and, where present, tokenizer.json, tokenizer_config.json and generation_config.json.
    *
    * @throws {ModelFileError} for missing or damaged files. @throws {UnsupportedModelError} for what is not implemented.
@@ -110,7 +111,10 @@ export class Engine {
       const model = own(await LlamaModel.create(cache, kv, config, weights, modelOptions, onPipelines));
       signal?.throwIfAborted();
       const prefixes = prefixCaching ? new PrefixCache(kv.blocks, blockSize) : undefined;
-      const scheduler = new Scheduler(kv.tables, prefixes, { maxTokensPerStep, maxSequences, longPrefillThreshold, maxLogitRows });
+      const scheduler = new Scheduler(kv.tables, prefixes, {
+        ...{ maxTokensPerStep, maxSequences, longPrefillThreshold, maxLogitRows },
+        window: config.slidingWindow,
+      });
       const engine = new Engine({
         ...sizes,
         ...{ gpu, config, tokenizer, kv, defaults, cache, model, weights, ring, scheduler, prefixes },
@@ -136,7 +140,10 @@ export class Engine {
     this.kv = kv;
     this.defaults = defaults;
     this.contextLength = contextLength;
-    this.maxSequenceLength = Math.min(contextLength, (kv.blocks.size - 1) * kv.options.blockSize);
+    this.maxSequenceLength = Math.min(
+      contextLength,
+      longestSequence({ window: config.slidingWindow }, kv.blocks.size - 1, kv.options.blockSize),
+    );
     this.maxTokensPerStep = maxTokensPerStep;
     this.maxSequences = maxSequences;
     this.maxWaiting = parts.maxWaiting;
@@ -237,13 +244,17 @@ export class Engine {
   /** Runs `ids` without sampling; `onRows` gets the logits [rows][vocabSize] of the tokens from `first` on. */
   async #forward(ids: readonly number[], onRows: (rows: Float32Array, first: number) => void): Promise<void> {
     if (this.#destroyed) throw new EngineDestroyedError();
-    const { vocabSize } = this.config;
+    const { vocabSize, slidingWindow: window } = this.config;
     checkTokens(ids, vocabSize);
     if (ids.length > this.contextLength) throw new ContextLengthError(ids.length, this.contextLength);
-    const rowsPerStep = Math.min(logitRowsPerStep, this.maxTokensPerStep);
+    const { blockSize, numBlocks } = this.kv.options;
+    const rows = Math.min(logitRowsPerStep, this.maxTokensPerStep);
+    const whole = Math.ceil(ids.length / blockSize);
+    // With a window, a pool that is smaller than the sequence may do: by fewer tokens at a time where it must be.
+    const rowsPerStep = whole < numBlocks ? rows : Math.max(1, Math.min(rows, tokensAtOnce({ window }, numBlocks - 1, blockSize)));
     await this.#loop.exclusively(() => {
-      this.#parts.scheduler.makeRoom(Math.ceil(ids.length / this.kv.options.blockSize));
-      return forward(this.#forwardParts, ids, vocabSize, rowsPerStep, onRows);
+      this.#parts.scheduler.makeRoom(Math.min(whole, blocksAtOnce({ window }, rowsPerStep, blockSize)));
+      return forward(this.#forwardParts, ids, { vocabSize, rowsPerStep, window }, onRows);
     });
   }
 }

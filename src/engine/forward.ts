@@ -17,15 +17,21 @@ export interface ForwardParts {
   submitted(): void;
 }
 
+export interface ForwardOptions {
+  readonly vocabSize: number;
+  /** At most as many as the model has rows of logits and tokens in a step. */
+  readonly rowsPerStep: number;
+  /** Keys that a token sees; blocks before are given up. */
+  readonly window: number | undefined;
+}
+
 /**
  * Runs `ids` without sampling; `onRows` gets the logits [rows][vocabSize] of the tokens from `first` on. Opens a sequence of its own, for which there must be room.
- * @param rowsPerStep at most as many as the model has rows of logits and tokens in a step.
  */
 export async function forward(
   { gpu, kv, cache, model, record, submitted }: ForwardParts,
   ids: readonly number[],
-  vocabSize: number,
-  rowsPerStep: number,
+  { vocabSize, rowsPerStep, window }: ForwardOptions,
   onRows: (rows: Float32Array, first: number) => void,
 ): Promise<void> {
   const rowBytes = vocabSize * 4;
@@ -35,6 +41,7 @@ export async function forward(
   try {
     for (let first = 0; first < ids.length; first += rowsPerStep) {
       const tokens = ids.slice(first, first + rowsPerStep);
+      if (window !== undefined) kv.release(sequence, sequence.length - window + 1);
       kv.extend(sequence, tokens.length);
       model.plan(
         [{ sequence, queryLen: tokens.length, tokens }],

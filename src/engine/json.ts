@@ -16,6 +16,8 @@ export interface JsonFields {
   readonly file: string;
   /** The value as it is; null counts as absent. */
   raw(key: string): unknown;
+  /** Whether the key is there, be it null. */
+  has(key: string): boolean;
   boolean(key: string, fallback?: boolean): boolean;
   string(key: string, fallback?: string): string;
   /** An integer of at least `min`. */
@@ -49,6 +51,7 @@ export function jsonFields(json: unknown, file: string, prefix = ''): JsonFields
   return {
     file,
     raw,
+    has: (key) => Object.hasOwn(json, key),
     fail,
     boolean: (key, fallback) => read(key, 'true or false', fallback, (value) => typeof value === 'boolean'),
     string: (key, fallback) => read(key, 'a text', fallback, (value) => typeof value === 'string'),

@@ -56,7 +56,7 @@ interface Layer {
 }
 
 /**
- * The forward pass of a Llama-family decoder (Touvron et al. 2023), recorded into the caller's compute pass.
+ * The forward pass of a Llama-family decoder (Touvron et al. 2023; with a sliding window: Mistral, Jiang et al. 2023), recorded into the caller's compute pass.
  *
  * A step is `plan(entries)`, then `record(pass)`, then a submit through the launch cache. Launches: the block table's update where it
  * changed, the embedding, six per layer (product for q, k, v; append; attend; output product; gate and up; down; and a merge where
@@ -313,6 +313,7 @@ export class LlamaModel {
             valueOffset: querySize + numKvHeads * headDim,
             output: attended,
             rotary: { table: rotary, half: headDim / 2 },
+            window: this.#config.slidingWindow,
           }),
         ),
         linear(layer.output, attended, hidden, { accumulate: true, biased: attentionBias, biasOffset: biases.output }),

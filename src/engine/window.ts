@@ -30,3 +30,8 @@ export function tokensAtOnce(keys: KeyWindow, blocks: number, blockSize: number)
   const { window = Number.POSITIVE_INFINITY } = keys;
   return (blocks - blocksKept(keys, blockSize) - 1) * blockSize - window + 2;
 }
+
+/** Tokens of the longest sequence that so many blocks serve: Infinity where they hold the window. */
+export function longestSequence(keys: KeyWindow, blocks: number, blockSize: number): number {
+  return tokensAtOnce(keys, blocks, blockSize) >= 1 ? Number.POSITIVE_INFINITY : blocks * blockSize;
+}

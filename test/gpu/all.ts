@@ -39,6 +39,7 @@ export const specFiles: SpecFiles = {
   engine: () => import('./engine.spec.ts'),
   'engine-batch': () => import('./engine-batch.spec.ts'),
   'engine-requests': () => import('./engine-requests.spec.ts'),
+  'engine-window': () => import('./engine-window.spec.ts'),
   'work-counts': () => import('./work-counts.spec.ts'),
   replica: () => import('./replica.spec.ts'),
   parity: () => import('./parity.spec.ts'),

@@ -85,7 +85,7 @@ describe('parseModelConfig', () => {
   it.each<[Record<string, unknown>, string]>([
     [
       { architectures: ['BloomForCausalLM'] },
-      'Architecture BloomForCausalLM of config.json is not supported. Supported: LlamaForCausalLM.',
+      'Architecture BloomForCausalLM of config.json is not supported. Supported: LlamaForCausalLM, MistralForCausalLM.',
     ],
     [{ architectures: null, model_type: 'gpt2' }, 'Architecture gpt2 of config.json is not supported.'],
     [{ architectures: null }, 'Architecture (none named) of config.json'],
@@ -135,6 +135,45 @@ describe('parseModelConfig', () => {
 
   it.each([null, [], 'text', 3])('refuses %j as a config', (json) => {
     expect(() => parseModelConfig(json)).toThrow('Model file config.json: its content is not a JSON object.');
+  });
+});
+
+describe('Mistral', () => {
+  const mistral = { architectures: ['MistralForCausalLM'], num_key_value_heads: 2 };
+
+  it('is Llama with one window for all layers, or none', () => {
+    expect(parse({ ...mistral, sliding_window: 40 })).toEqual({
+      ...parse({ num_key_value_heads: 2 }),
+      ...{ architecture: 'MistralForCausalLM', slidingWindow: 40 },
+    });
+    expect(parse({ ...mistral, sliding_window: null }).slidingWindow).toBeUndefined();
+    expect(parse({ ...mistral, sliding_window: 40, layer_types: ['sliding_attention', 'sliding_attention'] }).slidingWindow).toBe(40);
+    expect(parse({ ...mistral, sliding_window: null, layer_types: ['full_attention'] }).slidingWindow).toBeUndefined();
+    expect(parse({ ...mistral, architectures: undefined, model_type: 'mistral' }).architecture).toBe('MistralForCausalLM');
+  });
+
+  it('has the window and the heads of MistralConfig where config.json leaves them out', () => {
+    expect(parse(mistral).slidingWindow).toBe(4096);
+    expect(parse({ ...mistral, num_key_value_heads: null }).numKvHeads).toBe(4);
+    const { num_key_value_heads: _, ...without } = { ...least, ...mistral, num_attention_heads: 16, hidden_size: 128 };
+    expect(parseModelConfig(without).numKvHeads).toBe(8);
+  });
+
+  it.each<[Record<string, unknown>, string]>([
+    [{ sliding_window: 40, layer_types: ['full_attention', 'sliding_attention'] }, 'Supported: sliding_attention.'],
+    [{ sliding_window: null, layer_types: ['sliding_attention'] }, 'Supported: full_attention.'],
+    [{ sliding_window: 40, use_sliding_window: false }, '"use_sliding_window": false of config.json is not supported. Supported: true, or'],
+    [{ attention_bias: true }, '"attention_bias": true of config.json is not supported. Supported: false.'],
+    [{ mlp_bias: true }, '"mlp_bias": true'],
+    [{ hidden_act: 'gelu' }, '"hidden_act": "gelu"'],
+  ])('refuses %j', (changes, message) => {
+    expect(() => parse({ ...mistral, ...changes })).toThrow(UnsupportedModelError);
+    expect(() => parse({ ...mistral, ...changes })).toThrow(message);
+  });
+
+  it.each([0, 1.5, '40'])('refuses a window of %j', (window) => {
+    expect(() => parse({ ...mistral, sliding_window: window })).toThrow('"sliding_window" is');
+    expect(() => parse({ ...mistral, sliding_window: window })).toThrow(ModelFileError);
   });
 });
 

@@ -111,6 +111,15 @@ describe('sizes of an engine', () => {
     expect(engineSizes({ numBlocks: 7 }, config).numBlocks).toBe(7);
   });
 
+  it('hold no more than a window and a step for one sequence', () => {
+    const large = { ...config, numLayers: 32, contextLength: 131072, slidingWindow: 65536 } as ModelConfig;
+    // 65,535 keys before those of a step of 512 tokens, which may begin anywhere in a block.
+    expect(engineSizes({}, large).numBlocks).toBe(4096 + 32 + 1 + 1);
+    expect(engineSizes({ longPrefillThreshold: 64 }, large).numBlocks).toBe(4096 + 4 + 1 + 1);
+    expect(engineSizes({}, { ...large, slidingWindow: 4096 } as ModelConfig).numBlocks).toBe(4096 + 1);
+    expect(engineSizes({}, { ...large, contextLength: 512, slidingWindow: 4096 } as ModelConfig).numBlocks).toBe(8 * 32 + 1);
+  });
+
   it.each([
     [{ maxSequences: 0 }, /maxSequences is 0/],
     [{ maxSequences: 2000 }, /maxSequences is 2000/],

@@ -16,6 +16,24 @@ interface FixtureGolden {
 
 const golden = (path: string): unknown => JSON.parse(readFileSync(path, 'utf8'));
 
+describe('a window of the reference', () => {
+  it('sees as many keys in each layer, and no more', async () => {
+    const files = filesFromFolder('test/golden/fixtures/llama');
+    const config = parseModelConfig(await readJson(files, 'config.json'));
+    const tensors = await openSafetensors(files);
+    const ids = Array.from({ length: 20 }, (_, i) => 3 + 7 * i);
+    const last = async (slidingWindow: number | undefined, changed = ids) =>
+      (await referenceLogits({ ...config, slidingWindow }, tensors, changed)).at(-1);
+    const base = await last(4);
+    // Four layers of four keys reach 12 tokens back: from 19 to 7.
+    expect(await last(4, ids.with(6, 1))).toEqual(base);
+    expect(await last(4, ids.with(7, 1))).not.toEqual(base);
+    expect(await last(20)).toEqual(await last(undefined));
+    expect(await last(19)).not.toEqual(await last(undefined));
+    tensors.close();
+  });
+});
+
 describe('config, weights and rotary table, through a plain forward pass, agree with transformers', () => {
   it.each(['llama', 'llama-bias', 'llama-linear-rope', 'llama-yarn', 'llama3-rope'])('%s', async (name) => {
     const folder = `test/golden/fixtures/${name}`;

@@ -1,5 +1,5 @@
 /**
- * The Llama forward pass in plain float64 loops: slow, obvious, and shares nothing with the kernels but the files' readers and the
+ * The forward pass of Llama and Mistral in plain float64 loops: slow, obvious, and shares nothing with the kernels but the files' readers and the
  * rotary table. It ties config, weights and rotary embedding to what transformers computed.
  */
 import type { ModelConfig } from '../../src/engine/config.ts';
@@ -34,7 +34,10 @@ export async function referenceLogits(config: ModelConfig, tensors: TensorIndex,
     const queries = normed.map((row, position) => rotate(q(row), headDim, rotary, position));
     const keys = normed.map((row, position) => rotate(k(row), headDim, rotary, position));
     const values = normed.map(v);
-    hidden = hidden.map((row, position) => add(row, o(attend(queries[position]!, keys.slice(0, position + 1), values, config))));
+    hidden = hidden.map((row, position) => {
+      const first = Math.max(0, position + 1 - (config.slidingWindow ?? ids.length)); // a key is seen if query - key < window
+      return add(row, o(attend(queries[position]!, keys.slice(first, position + 1), values.slice(first), config)));
+    });
 
     const mlpNorm = await load(`${at}.post_attention_layernorm.weight`, [hiddenSize]);
     const gate = await linear(`${at}.mlp.gate_proj`, intermediateSize, hiddenSize, config.mlpBias);

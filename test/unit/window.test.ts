@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { blocksAtOnce, blocksKept, firstBlockSeen, type KeyWindow, tokensAtOnce } from '../../src/engine/window.ts';
+import { blocksAtOnce, blocksKept, firstBlockSeen, type KeyWindow, longestSequence, tokensAtOnce } from '../../src/engine/window.ts';
 
 const blockSize = 8;
 
@@ -34,6 +34,14 @@ describe('blocks of a window', () => {
     expect([0, 15, 16, 23, 24, 40].map((position) => firstBlockSeen({ window: 17 }, position, blockSize))).toEqual([0, 0, 0, 0, 1, 3]);
     expect(firstBlockSeen({}, 1000, blockSize)).toBe(0);
     expect([0, 1, 8, 9].map((keepFirst) => blocksKept({ keepFirst }, blockSize))).toEqual([0, 1, 1, 2]);
+  });
+
+  it('serve sequences of any length, or those that lie in them wholly', () => {
+    expect([longestSequence({ window: 17 }, 3, blockSize), longestSequence({ window: 17 }, 2, blockSize)]).toEqual([
+      Number.POSITIVE_INFINITY,
+      16,
+    ]);
+    expect(longestSequence({}, 100, blockSize)).toBe(800);
   });
 
   it('are all of them without a window', () => {
