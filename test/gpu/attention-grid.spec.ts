@@ -6,14 +6,18 @@ import { GridTotals, gridOptions, runCases } from './grid-run.ts';
 
 const parts = 6;
 
+/** Values of a row that are beyond the tolerance together, about. */
+const valuesTogether = 16;
+
 /**
  * Of so many values of a storage, those that its codes alone may put beyond the tolerance: a few rows have scores that rounded keys move far; in int8
- * with a scale for each row there are none. Four standard deviations are left to chance, since a run has few layouts of each storage.
+ * with a scale for each row there are none. Four standard deviations are left to chance, since a run has few layouts of each storage, and the
+ * values of a row go together.
  */
 function beyondLimit(storage: string, values: number): number {
   if (storage === 'int8 by token') return 0;
   const expected = values / (storage.startsWith('e5m2') ? 1000 : 100_000);
-  return expected + 4 * Math.sqrt(expected);
+  return expected + 4 * Math.sqrt(expected * valuesTogether);
 }
 
 /** What was counted of each storage, on all devices. */
