@@ -1,6 +1,5 @@
 /** Products by subgroup matrices without a GPU that has them: when they are chosen, that the WGSL compiles, and what happens where it does not. */
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { create, globals } from 'webgpu';
+import { describe, expect, it, vi } from 'vitest';
 import { chooseKernels } from '../../src/attention/tuned.ts';
 import { isMatrixTile } from '../../src/attention/tuning.ts';
 import { matmulMatrixKernel, weightDtypeCodes } from '../../src/engine/kernels.ts';
@@ -11,6 +10,7 @@ import type { Gpu } from '../../src/gpu.ts';
 import type { LaunchCache } from '../../src/launch/cache.ts';
 import { joinSource, type Kernel } from '../../src/launch/kernel.ts';
 import { fakeGpu } from './fake-gpu.ts';
+import { complaintsOf, useNullDevice } from './null-device.ts';
 
 function gpuWith(features: Partial<Gpu['features']>): Gpu {
   const { gpu } = fakeGpu();
@@ -48,34 +48,20 @@ describe('matrices', () => {
 });
 
 describe('the WGSL', () => {
-  /** Kept for as long as the tests: Dawn's instance goes when this is collected. Its null backend compiles and computes nothing. */
-  let api: GPU;
-  let device: GPUDevice;
-  beforeAll(async () => {
-    Object.assign(globalThis, globals);
-    api = create(['backend=null', 'enable-dawn-features=allow_unsafe_apis']);
-    const adapter = await api.requestAdapter();
-    const requiredFeatures = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'] as GPUFeatureName[];
-    device = await adapter!.requestDevice({ requiredFeatures });
-  });
-  afterAll(() => device.destroy());
+  const device = useNullDevice();
 
   const textOf = (tile: (typeof subgroupTiles)[number]) => joinSource(matmulMatrixKernel as unknown as Kernel, { ...tile });
 
   it.each(subgroupTiles.map((tile) => [Object.values(tile).join(' '), tile] as const))('compiles in the tile %s', async (_, tile) => {
-    const code = textOf(tile);
-    device.pushErrorScope('validation');
-    const info = await device.createShaderModule({ code }).getCompilationInfo();
-    await device.popErrorScope();
-    expect(info.messages.map(({ lineNum, message }) => `${message}: ${code.split('\n')[lineNum - 1]}`)).toEqual([]);
+    expect(await complaintsOf(device(), textOf(tile))).toEqual([]);
   });
 
   it.each([false, true])('makes a pipeline, with all options %s', async (on) => {
     const options = { normalized: on, swiglu: on, accumulate: on, gathered: on, biased: on };
     const constants = Object.fromEntries(Object.entries(options).map(([name, value]) => [name, Number(value)]));
-    const module = device.createShaderModule({ code: textOf(subgroupTiles.find((tile) => subgroupMemory(tile) <= 16384)!) });
+    const module = device().createShaderModule({ code: textOf(subgroupTiles.find((tile) => subgroupMemory(tile) <= 16384)!) });
     const compute = { module, entryPoint: 'main', constants: { ...constants, weightDtype: on ? 2 : 1 } };
-    await expect(device.createComputePipelineAsync({ layout: 'auto', compute })).resolves.toBeDefined();
+    await expect(device().createComputePipelineAsync({ layout: 'auto', compute })).resolves.toBeDefined();
   });
 });
 

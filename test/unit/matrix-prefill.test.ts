@@ -1,6 +1,5 @@
 /** Prefill by matrices without a GPU that has them: when it is chosen, that its WGSL compiles, and what happens where it does not. */
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
-import { create, globals } from 'webgpu';
+import { describe, expect, it, vi } from 'vitest';
 import { matrixPrefillKernel, type PoolKernels, poolKernelsFor } from '../../src/attention/kernels.ts';
 import { type KvDtype, kvDtypes, kvFormats } from '../../src/attention/layout.ts';
 import { type AttendArguments, Prefill } from '../../src/attention/prefill.ts';
@@ -17,6 +16,7 @@ import { gpuFromDevice } from '../../src/gpu.ts';
 import type { LaunchCache } from '../../src/launch/cache.ts';
 import { joinSource, type Kernel } from '../../src/launch/kernel.ts';
 import { fakeGpu } from './fake-gpu.ts';
+import { complaintsOf, useNullDevice } from './null-device.ts';
 import { workgroupMemory } from './workgroup-memory.ts';
 
 const layoutOf = (headDim: number, dtype: KvDtype = 'f16') => ({ blockSize: 16, numKvHeads: 2, headDim, dtype });
@@ -101,25 +101,9 @@ describe('the feature', () => {
 });
 
 describe('the WGSL', () => {
-  /** Kept for as long as the tests: Dawn's instance goes when this is collected. Its null backend compiles and computes nothing. */
-  let api: GPU;
-  let device: GPUDevice;
-  beforeAll(async () => {
-    Object.assign(globalThis, globals);
-    api = create(['backend=null', 'enable-dawn-features=allow_unsafe_apis']);
-    const adapter = await api.requestAdapter();
-    const requiredFeatures = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'] as GPUFeatureName[];
-    device = await adapter!.requestDevice({ requiredFeatures });
-  });
-  afterAll(() => device.destroy());
+  const device = useNullDevice();
 
-  /** What the compiler says against it. */
-  async function complaints(code: string): Promise<readonly string[]> {
-    device.pushErrorScope('validation');
-    const info = await device.createShaderModule({ code }).getCompilationInfo();
-    await device.popErrorScope();
-    return info.messages.map(({ lineNum, message }) => `${message}: ${code.split('\n')[lineNum - 1]}`);
-  }
+  const complaints = (code: string) => complaintsOf(device(), code);
 
   it.each(kvDtypes.filter((dtype) => dtype !== 'f32'))('compiles in all tiles, in %s', async (dtype) => {
     for (const [headDim, groupSize] of [
@@ -134,9 +118,9 @@ describe('the WGSL', () => {
 
   it('makes a pipeline where workgroup memory is the smallest', async () => {
     const [tile] = matrixTileSpace(layoutOf(64), 4, 16384, 256);
-    const module = device.createShaderModule({ code: textOf(tile!, 64, 'f16', 4) });
+    const module = device().createShaderModule({ code: textOf(tile!, 64, 'f16', 4) });
     const compute = { module, entryPoint: 'main', constants: { blockSize: 16, numKvHeads: 2 } };
-    await expect(device.createComputePipelineAsync({ layout: 'auto', compute })).resolves.toBeDefined();
+    await expect(device().createComputePipelineAsync({ layout: 'auto', compute })).resolves.toBeDefined();
   });
 });
 
