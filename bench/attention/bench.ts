@@ -1,6 +1,6 @@
 import type { Gpu, KvDtype } from 'pagewise';
 import { chooseKernels } from '../../src/attention/tuned.ts';
-import { isMatrixTile, type MatrixPrefillTile, matrixPrefillMemory } from '../../src/attention/tuning.ts';
+import { type DecodeTile, decodeMemory, isMatrixTile, type MatrixPrefillTile, matrixPrefillMemory } from '../../src/attention/tuning.ts';
 import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
 import { passTimer, sampleWarm, timerNote } from '../timestamps.ts';
 import { type AppendCase, measureAppend } from './append.ts';
@@ -75,7 +75,12 @@ async function measure(
     const count = quick ? 1 : Math.max(2, Math.min(400, Math.ceil(12 / first)));
     const times = await sampleWarm(rounds, gpu.adapter.software || quick, (times) => open.time(timer, times * count));
     const kernel = kernelOf(gpu, shape, one);
-    const params = { case: one.name, kv: one.dtype, ...(one.prefill && { kernel }) };
+    const params = {
+      case: one.name,
+      kv: one.dtype,
+      ...(one.prefill && { kernel }),
+      ...(one.decode && { tile: describeDecode(one.decode) }),
+    };
     const ceiling = bound === 'fma' && kernel !== 'plain' ? ceilings.matrices : ceilings[bound];
     const work = bound === 'read' ? open.keyValueBytes : open.operations;
     return [
@@ -132,6 +137,11 @@ function appendCases(small: boolean): readonly AppendCase[] {
   return sizes.flatMap(([batch, tokens]) => (['f16', 'int8'] as const).map((dtype) => ({ batch, tokens, dtype })));
 }
 
+/** Of a decode tile: invocations that share a key and a value, keys, invocations, u32 of a load, and `b` where it is by barriers. */
+function describeDecode({ keyThreads, keysPerThread, valueThreads, invocations, loadWords, subgroups }: DecodeTile): string {
+  return `${[keyThreads, valueThreads, keysPerThread, invocations, loadWords].join('.')}${subgroups ? '' : 'b'}`;
+}
+
 /** The prefill kernel of a case, in words: `plain`, or subgroups, blocks of rows, column groups and keys, and `t` where keys and values take turns. */
 function kernelOf(gpu: Gpu, shape: Shape, { prefill, dtype, options }: AttentionCase): string {
   const tile = prefill ?? chooseKernels(gpu, { ...shape, dtype }, options).prefill;
@@ -172,6 +182,34 @@ function matrixSweep({ limits, features }: Gpu, { numHeads, numKvHeads, headDim 
       ),
     ),
   );
+}
+
+/** Tiles of the decode kernel: by subgroups where the device has them. */
+function decodeSweep({ limits, features, subgroupMinSize }: Gpu, { numHeads, numKvHeads, headDim }: Shape, dtype: KvDtype) {
+  const { subgroups } = features;
+  const headTile = Math.min(8, numHeads / numKvHeads);
+  const bytes = dtype === 'f32' ? 4 : dtype === 'f16' ? 2 : 1;
+  const tiles: DecodeTile[] = [];
+  for (const loadWords of bytes === 1 ? [2] : [4]) {
+    for (const keyThreads of [2, 4, 8, 16, 32]) {
+      for (const valueThreads of [8, 16, 32]) {
+        for (const keysPerThread of [2, 4, 8]) {
+          for (const invocations of [64, 128, 256]) {
+            const units = (headDim * bytes) / (4 * loadWords);
+            const tile = { headTile, keyThreads, keysPerThread, valueThreads, invocations, loadWords, subgroups };
+            const isRow = units % valueThreads === 0 && valueThreads >= keyThreads && invocations >= valueThreads;
+            // What an invocation has in flight, and sums of: registers are what there is least of.
+            const loads = ((keysPerThread * units) / keyThreads) * loadWords;
+            const isSmall = loads <= 32 && (headTile * headDim) / valueThreads <= 64;
+            const fits = decodeMemory(tile, headDim, bytes === 1) <= limits.maxComputeWorkgroupStorageSize;
+            const isWhole = isRow && keysPerThread <= keyThreads && (!subgroups || valueThreads <= subgroupMinSize);
+            if (isWhole && isSmall && loads >= 8 && fits) tiles.push(tile);
+          }
+        }
+      }
+    }
+  }
+  return tiles;
 }
 
 function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly Section[] {
@@ -231,6 +269,13 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
         [prefill(1, 512, 512), prefill(1, 8192, 8192)].map((one) => ({ ...one, prefill: tile })),
       ),
     },
+    ...dtypes.map((dtype) => ({
+      title: `sweep of single tokens, ${dtype}`,
+      bound: 'read' as const,
+      cases: decodeSweep(gpu, shape, dtype).flatMap((tile) =>
+        [decode(dtype === 'f32' ? 32 : 64, 4096, dtype), decode(8, 1024, dtype)].map((one) => ({ ...one, decode: tile })),
+      ),
+    })),
     {
       title: 'mixed',
       bound: 'read',

@@ -10,7 +10,7 @@ import {
 } from 'pagewise';
 import { blockBytes } from '../../src/attention/layout.ts';
 import { chooseKernels } from '../../src/attention/tuned.ts';
-import type { MatrixPrefillTile } from '../../src/attention/tuning.ts';
+import type { DecodeTile, MatrixPrefillTile } from '../../src/attention/tuning.ts';
 import type { PassTimer } from '../timestamps.ts';
 import { fillNormals, HashedPool, hashedNormal } from './hash.ts';
 
@@ -31,6 +31,8 @@ export interface AttentionCase {
   readonly options?: Partial<PagedAttentionOptions>;
   /** The prefill kernel: by multiply-adds, or by matrices in a tile; default: what would be chosen. */
   readonly prefill?: 'plain' | MatrixPrefillTile;
+  /** The decode kernel's tile; default: what would be chosen. */
+  readonly decode?: DecodeTile;
 }
 
 const querySeed = 0x9000_0000;
@@ -96,7 +98,7 @@ export class OpenCase {
     const numTokens = lengths.reduce((sum, [queryLen]) => sum + queryLen, 0);
     const chosen = chooseKernels(gpu, { ...layout, numHeads }, options);
     const prefill = one.prefill === 'plain' ? chosen.plainPrefill : (one.prefill ?? chosen.prefill);
-    const choice = { ...chosen, prefill };
+    const choice = { ...chosen, prefill, decode: one.decode ?? chosen.decode };
     this.#attention = new PagedAttention(this.#cache, this.#kv, { numHeads, maxTokensPerStep: numTokens, ...options }, choice);
     const size = numTokens * numHeads * headDim * 4;
     const buffer = () => gpu.device.createBuffer({ label: 'bench', size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC });

@@ -1,7 +1,7 @@
 // Where things are in the paged pool of one layer; the layout of src/attention/layout.ts. A pool is one buffer or several of
 // `blocksPerBuffer` blocks each. A block is [key, value][blockSize][numKvHeads] rows of headDim values, then, where each token and head has
 // scales of its own, [blockSize][numKvHeads] pairs of f32 (of the key, of the value).
-// Needs the prelude's `headDim`, `kvDtype`, `tokenScales`, `blocksPerBuffer`, and `loadWords`, the u32 of one load.
+// Needs the prelude's `headDim`, `kvDtype`, `tokenScales`, `poolBuffers`, `blocksPerBuffer`, and `loadWords`, the u32 of one load.
 
 override blockSize: u32;
 override numKvHeads: u32;
@@ -17,9 +17,9 @@ const rowWords = headDim * valueBytes / 4u;
 const rowLoads = rowWords / loadWords;
 const scaleWords = select(0u, 1u, tokenScales);
 
-// An address counts loads from the start of a buffer; its upper bits number the buffer.
+// An address counts loads from the start of a buffer; its upper bits number the buffer, where there are several.
 const bufferShift = 29u;
-const addressMask = (1u << bufferShift) - 1u;
+const addressMask = select((1u << bufferShift) - 1u, 0xffffffffu, poolBuffers == 1u);
 
 fn rowsOfBlock() -> u32 {
   return 2u * blockSize * numKvHeads;
@@ -34,6 +34,9 @@ fn blockWords() -> u32 {
 fn keyAddress(slot: u32, head: u32) -> u32 {
   let block = slot / blockSize;
   let row = (slot % blockSize) * numKvHeads + head;
+  if (poolBuffers == 1u) {
+    return block * (blockWords() / loadWords) + row * rowLoads;
+  }
   return ((block / blocksPerBuffer) << bufferShift) | (block % blocksPerBuffer * (blockWords() / loadWords) + row * rowLoads);
 }
 

@@ -2,9 +2,15 @@
 
 const columns = headDim / 4u;
 const units = headDim / unit; // loads of a row
-const unitsPerThread = units / keyThreads;
+// A team of keyThreads invocations reads a key together. A crew of valueThreads, one team or several, reads values together, one after
+// another: those of all keys of its teams.
 const teams = invocations / keyThreads;
-const rawLoads = keysPerThread * unitsPerThread;
+const crews = invocations / valueThreads;
+const teamsOfCrew = valueThreads / keyThreads;
+const keyUnits = units / keyThreads; // of a row, by an invocation
+const valueUnits = units / valueThreads;
+const ownVectors = valueUnits * unitVectors;
+const rawLoads = keysPerThread * keyUnits; // of keys, and of values as many
 
 // A new reference is taken when a score is higher by so much: e^16 is far from where sums of weights overflow, and from where the weights of a
 // few thousand small ones are lost.
@@ -21,15 +27,40 @@ fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
   return values;
 }
 
-// The slot of a key, or noRow for one that is not visible or not of the item.
-fn findSlot(key: u32, keyEnd: u32, span: Span, tableStart: u32) -> u32 {
-  if (key >= keyEnd || !isVisible(span, key)) {
-    return noRow;
-  }
-  return slotOf(tableStart, key);
+fn isSeen(key: u32, keyEnd: u32, span: Span) -> bool {
+  return key < keyEnd && isVisible(span, key);
 }
 
-// The address of the row of a slot's key, or noRow.
-fn findRow(slot: u32, kvHead: u32) -> u32 {
-  return select(keyAddress(slot, kvHead), noRow, slot == noRow);
+// Keys [x, y) of the item that are seen and whose scores stay what they are. Where a tile has others, what the token's span says is read
+// again, so that it takes no registers while tiles are plain, as nearly all are.
+fn plainKeys(span: Span, keyEnd: u32) -> vec2<u32> {
+  if (!hasPlainScores()) {
+    return vec2<u32>(keyEnd, 0u);
+  }
+  let inWindow = select(span.index + args.window, keyEnd, args.window == 0u);
+  let unbiased = select(keyEnd, span.biasBegin, span.bias != 0u);
+  return vec2<u32>(windowBegin(span), min(min(keyEnd, span.keyEnd), min(inWindow, unbiased)));
+}
+
+fn isPlain(tile: u32, keysPerTile: u32, plain: vec2<u32>) -> bool {
+  return tile >= plain.x && tile + keysPerTile <= plain.y;
+}
+
+// The slot of a key of the item. One that is not seen may have no block; the token's own key takes its place, so that loads need no condition, and
+// its weight is 0.
+fn findSlot(key: u32, isPlain: bool, keyEnd: u32, token: u32, tableStart: u32) -> u32 {
+  if (isPlain) {
+    return slotOf(tableStart, key);
+  }
+  let span = loadSpan(token);
+  return slotOf(tableStart, select(span.index, key, isSeen(key, keyEnd, span)));
+}
+
+// What becomes of a score in a tile that is not plain.
+fn seenScore(score: f32, token: u32, head: u32, key: u32, keyEnd: u32) -> f32 {
+  let span = loadSpan(token);
+  if (!isSeen(key, keyEnd, span)) {
+    return noScore;
+  }
+  return finalScore(score, span, token, head, key);
 }

@@ -1,32 +1,31 @@
 // Attention of single query tokens where subgroups are: a workgroup takes one work item (a token and a range of its keys), one KV head and up to
 // headTile of the query heads that share it, so that every key and value row is read once for all of them.
 //
-// A team of keyThreads neighbours in a subgroup reads a row together, a load (a "unit") at a time each. Teams work apart until the end: no barrier
-// stands in the loop, so that each waits for its own loads alone. A tile is a key for every invocation, which looks up where its key's rows are
-// tiles before they are needed; the tile's rounds take keysPerThread keys for each team. In a round every invocation multiplies its units of the keys
-// with the queries; the team adds the parts up by shuffles, such that each score ends in one lane, which makes it a weight relative to the team's
-// reference and hands it out by shuffles. The reference of a head is a score that was the highest when it was taken; a new one is taken only when a
-// score is higher by `slack`, so that hardly any round has to rescale what was added before (as in FlashAttention-4). Values, and the next round's
-// keys, are on their way meanwhile. At the end teams join their outputs, as split rows do.
+// A team of keyThreads neighbours in a subgroup reads a key together, a load (a "unit") at a time each, and a crew of one team or several the
+// values of its keys: fewer invocations a key leave fewer parts of a score to add up, more a value fewer outputs in each one's registers. Crews
+// work apart until the end: no barrier stands in the loop, so that each waits for its own loads alone. A tile is a key for every invocation, which
+// looks up where its key's rows are tiles before they are needed; the tile's rounds take keysPerThread keys for each team. In a round every
+// invocation multiplies its units of the keys with the queries; the team adds the parts up by shuffles, such that each score ends in one lane, which
+// makes it a weight relative to the crew's reference; shuffles hand it out. The reference of a head is a score that was the highest when it
+// was taken; a new one is taken only when a score is higher by `slack`, so that hardly any round has to rescale what was added before (as in
+// FlashAttention-4). Values, and the next round's keys, are on their way meanwhile. At the end crews join their outputs, as split rows do.
 //
-// Reads headDim * 2 values per key and head. Only visible keys are read: the others may have no block any more.
+// Neighbouring workgroups take the KV heads of one work item, whose rows are neighbours in memory. Reads headDim * 2 values per key and head. Only
+// visible keys are read: the others may have no block any more.
 
 const rounds = keyThreads / keysPerThread;
 const roundKeys = teams * keysPerThread;
 const keyTile = teams * keyThreads;
 const ownScores = max(padded / keyThreads, 1u);
 const copies = max(keyThreads / padded, 1u); // lanes that have the same score
-const ownVectors = unitsPerThread * unitVectors;
+const allExist = padded == keysPerThread * headTile && copies == 1u;
 
 var<workgroup> queries: array<vec4f, headTile * columns>;
-var<workgroup> parts: array<f32, teams * headDim>; // what the teams hand over of one head
+var<workgroup> parts: array<f32, crews * headDim>; // what the crews hand over of one head
 var<workgroup> querySums: array<f32, headTile>; // where codes have an offset
-var<workgroup> references: array<f32, teams * headTile>;
+var<workgroup> references: array<f32, crews * headTile>;
 var<workgroup> teamSums: array<vec2f, roundKeys * headTile>;
 var<workgroup> totals: array<vec2f, headTile>;
-// Where scores are integer products: the queries as steps of a head's own size, 128 * x + y, four columns to a word.
-var<workgroup> queryCodes: array<vec2<u32>, select(1u, headTile * columns, packedDot)>;
-var<workgroup> querySteps: array<f32, headTile>;
 
 @compute @workgroup_size(invocations)
 fn main(
@@ -34,21 +33,26 @@ fn main(
   @builtin(local_invocation_index) local: u32,
   @builtin(subgroup_invocation_id) subgroupLane: u32,
 ) {
-  let item = plan[DECODE_ITEMS] + workgroup.x * ITEM_WORDS;
+  let item = plan[DECODE_ITEMS] + workgroup.y * ITEM_WORDS;
   let token = plan[item + ITEM_TOKEN];
   let tableStart = plan[item + ITEM_TABLE_ROW] * constants.tableStride;
   let keyEnd = plan[item + ITEM_KEY_END];
   let segment = plan[item + ITEM_SEGMENT];
   let span = loadSpan(token);
   let position = plan[plan[POSITIONS] + token];
-  let kvHead = workgroup.y;
+  let kvHead = workgroup.x;
   alibi = constants.alibi;
   let firstHead = kvHead * groupSize + workgroup.z * headTile;
   let heads = min(headTile, groupSize - workgroup.z * headTile); // the last tile of a group may have spare rows
   let team = local / keyThreads;
   let lane = local % keyThreads;
-  let firstLane = subgroupLane - lane; // of the team, in its subgroup
+  let crew = local / valueThreads;
+  let valueLane = local % valueThreads;
+  // In the subgroup. As bits, so that a compiler sees that lanes shuffled from are lanes of a subgroup, and leaves out its check.
+  let firstLane = subgroupLane & ~(keyThreads - 1u);
+  let firstOfCrew = subgroupLane & ~(valueThreads - 1u);
   let firstInWindow = windowBegin(span);
+  let plain = plainKeys(span, keyEnd);
   // Of a tile: the key that this invocation looks up, and the first of the team in a round.
   let lookedUp = lane / keysPerThread * roundKeys + team * keysPerThread + lane % keysPerThread;
   let firstOfTeam = team * keysPerThread;
@@ -64,30 +68,15 @@ fn main(
   var following = nextTile(tile + keyTile, keyTile, firstInWindow);
   var later = nextTile(following + keyTile, keyTile, firstInWindow);
   // Where the invocation's keys are: of this tile, of the next one, and, not yet an address, of the one after it.
-  let slot = findSlot(tile + lookedUp, keyEnd, span, tableStart);
-  let nextSlot = findSlot(following + lookedUp, keyEnd, span, tableStart);
-  var laterSlot = findSlot(later + lookedUp, keyEnd, span, tableStart);
-  var row = findRow(slot, kvHead);
-  var nextRow = findRow(nextSlot, kvHead);
-  var scales = findScales(slot, kvHead);
-  var nextScales = findScales(nextSlot, kvHead);
+  let slot = findSlot(tile + lookedUp, isPlain(tile, keyTile, plain), keyEnd, token, tableStart);
+  let nextSlot = findSlot(following + lookedUp, isPlain(following, keyTile, plain), keyEnd, token, tableStart);
+  var laterSlot = findSlot(later + lookedUp, isPlain(later, keyTile, plain), keyEnd, token, tableStart);
+  var row = keyAddress(slot, kvHead);
+  var nextRow = keyAddress(nextSlot, kvHead);
+  var scales = scalesOf(slot, kvHead);
+  var nextScales = scalesOf(nextSlot, kvHead);
 
-  if (packedDot) {
-    workgroupBarrier();
-    for (var g = local; g < headTile; g += invocations) {
-      var most = vec4f(0.0);
-      for (var c = 0u; c < columns; c++) {
-        most = max(most, abs(queries[g * columns + c]));
-      }
-      querySteps[g] = max(max(max(most.x, most.y), max(most.z, most.w)), 1e-30) / 16256.0;
-    }
-    workgroupBarrier();
-    for (var i = local; i < headTile * columns; i += invocations) {
-      let whole = vec4<i32>(round(queries[i] / querySteps[i / columns]));
-      let upper = (whole + 64) >> vec4u(7u);
-      queryCodes[i] = vec2<u32>(pack4xI8(upper), pack4xI8(whole - upper * 128));
-    }
-  } else if (codeOffset != 0.0) {
+  if (codeOffset != 0.0) {
     workgroupBarrier();
     for (var g = local; g < headTile; g += invocations) {
       var total = vec4f(0.0);
@@ -102,8 +91,8 @@ fn main(
   for (var i = 0u; i < headTile * ownVectors; i++) { // unrolled
     accumulated[i] = vec4f(0.0);
   }
-  // The scores that this invocation finishes: of which of the team's keys and which head, the team's reference of the head, and sums of weights,
-  // without the values' scales and with them.
+  // The scores that this invocation finishes: of which of the team's keys and which head, the crew's reference of the head, and sums of weights,
+  // without the values' scales and, where codes have an offset, with them.
   var ownExists: array<bool, ownScores>;
   var ownKey: array<u32, ownScores>;
   var ownHead: array<u32, ownScores>;
@@ -111,7 +100,7 @@ fn main(
   var sums: array<vec2f, ownScores>;
   for (var n = 0u; n < ownScores; n++) { // unrolled
     let i = lane / copies * ownScores + n;
-    ownExists[n] = i < keysPerThread * headTile && lane % copies == 0u;
+    ownExists[n] = allExist || (i < keysPerThread * headTile && lane % copies == 0u);
     ownKey[n] = min(i / headTile, keysPerThread - 1u);
     ownHead[n] = i % headTile;
     reference[n] = startMaximum(firstHead + ownHead[n], ownHead[n] < heads, segment);
@@ -120,19 +109,21 @@ fn main(
   workgroupBarrier();
 
   var round = 0u;
-  var rows: array<u32, keysPerThread>;
   var keys: array<PoolLoad, rawLoads>;
   var values: array<PoolLoad, rawLoads>;
   for (var j = 0u; j < keysPerThread; j++) { // unrolled
-    rows[j] = subgroupShuffle(row, firstLane + j);
-    for (var u = 0u; u < unitsPerThread; u++) { // unrolled
-      keys[j * unitsPerThread + u] = loadVisible(rows[j], 0u, lane + u * keyThreads);
+    let keyRow = subgroupShuffle(row, firstLane | j);
+    for (var u = 0u; u < keyUnits; u++) { // unrolled
+      keys[j * keyUnits + u] = loadUnit(keyRow, lane + u * keyThreads);
     }
   }
   while (tile + round * roundKeys < keyEnd) {
-    for (var j = 0u; j < keysPerThread; j++) { // unrolled
-      for (var u = 0u; u < unitsPerThread; u++) { // unrolled
-        values[j * unitsPerThread + u] = loadVisible(rows[j], valueOffset(), lane + u * keyThreads);
+    for (var t = 0u; t < teamsOfCrew; t++) { // unrolled
+      for (var j = 0u; j < keysPerThread; j++) { // unrolled
+        let valueRow = subgroupShuffle(row, firstOfCrew | (t * keyThreads + round % rounds * keysPerThread + j));
+        for (var u = 0u; u < valueUnits; u++) { // unrolled
+          values[(t * keysPerThread + j) * valueUnits + u] = loadUnit(valueRow + valueOffset(), valueLane + u * valueThreads);
+        }
       }
     }
 
@@ -140,53 +131,30 @@ fn main(
     for (var i = 0u; i < padded; i++) { // unrolled
       products[i] = 0.0;
     }
-    if (packedDot) {
-      for (var g = 0u; g < headTile; g++) { // unrolled
-        var q: array<vec2<u32>, ownVectors>;
-        for (var u = 0u; u < unitsPerThread; u++) { // unrolled
-          for (var v = 0u; v < unitVectors; v++) { // unrolled
-            q[u * unitVectors + v] = queryCodes[g * columns + (lane + u * keyThreads) * unitVectors + v];
-          }
-        }
+    for (var u = 0u; u < keyUnits; u++) { // unrolled
+      for (var v = 0u; v < unitVectors; v++) { // unrolled
+        var unpacked: array<vec4f, keysPerThread>;
         for (var j = 0u; j < keysPerThread; j++) { // unrolled
-          var upper = 0i;
-          var lower = 0i;
-          for (var u = 0u; u < unitsPerThread; u++) { // unrolled
-            for (var v = 0u; v < unitVectors; v++) { // unrolled
-              upper += dot4I8Packed(keys[j * unitsPerThread + u][v], q[u * unitVectors + v].x);
-              lower += dot4I8Packed(keys[j * unitsPerThread + u][v], q[u * unitVectors + v].y);
-            }
-          }
-          products[j * headTile + g] = f32(upper * 128 + lower);
+          unpacked[j] = unpackVector(keys[j * keyUnits + u], v);
         }
-      }
-    } else {
-      for (var u = 0u; u < unitsPerThread; u++) { // unrolled
-        for (var v = 0u; v < unitVectors; v++) { // unrolled
-          var unpacked: array<vec4f, keysPerThread>;
+        for (var g = 0u; g < headTile; g++) { // unrolled
+          let q = queries[g * columns + (lane + u * keyThreads) * unitVectors + v];
           for (var j = 0u; j < keysPerThread; j++) { // unrolled
-            unpacked[j] = unpackVector(keys[j * unitsPerThread + u], v);
-          }
-          for (var g = 0u; g < headTile; g++) { // unrolled
-            let q = queries[g * columns + (lane + u * keyThreads) * unitVectors + v];
-            for (var j = 0u; j < keysPerThread; j++) { // unrolled
-              let k = unpacked[j];
-              products[j * headTile + g] = k.w * q.w + (k.z * q.z + (k.y * q.y + (k.x * q.x + products[j * headTile + g])));
-            }
+            let k = unpacked[j];
+            products[j * headTile + g] = k.w * q.w + (k.z * q.z + (k.y * q.y + (k.x * q.x + products[j * headTile + g])));
           }
         }
       }
     }
-    // What the scores' keys need, before the next tile takes the place of this one.
+    // Of the scores' keys, before the next tile takes the place of this one.
+    let isPlainTile = isPlain(tile, keyTile, plain);
     let firstKey = tile + round * roundKeys + firstOfTeam;
-    let firstLookup = firstLane + round * keysPerThread;
-    var ownRow: array<u32, ownScores>;
+    let firstLookup = firstLane | (round % rounds * keysPerThread);
     var ownScales: array<vec2f, ownScores>;
     for (var n = 0u; n < ownScores; n++) { // unrolled
-      ownRow[n] = subgroupShuffle(row, firstLookup + ownKey[n]);
       ownScales[n] = vec2f(1.0);
       if (tokenScales) {
-        ownScales[n] = vec2f(subgroupShuffle(scales.x, firstLookup + ownKey[n]), subgroupShuffle(scales.y, firstLookup + ownKey[n]));
+        ownScales[n] = vec2f(subgroupShuffle(scales.x, firstLookup | ownKey[n]), subgroupShuffle(scales.y, firstLookup | ownKey[n]));
       }
     }
     round++;
@@ -197,14 +165,14 @@ fn main(
       later = nextTile(later + keyTile, keyTile, firstInWindow);
       row = nextRow;
       scales = nextScales;
-      nextRow = findRow(laterSlot, kvHead);
-      nextScales = findScales(laterSlot, kvHead);
-      laterSlot = findSlot(later + lookedUp, keyEnd, span, tableStart);
+      nextRow = keyAddress(laterSlot, kvHead);
+      nextScales = scalesOf(laterSlot, kvHead);
+      laterSlot = findSlot(later + lookedUp, isPlain(later, keyTile, plain), keyEnd, token, tableStart);
     }
     for (var j = 0u; j < keysPerThread; j++) { // unrolled
-      rows[j] = subgroupShuffle(row, firstLane + round * keysPerThread + j);
-      for (var u = 0u; u < unitsPerThread; u++) { // unrolled
-        keys[j * unitsPerThread + u] = loadVisible(rows[j], 0u, lane + u * keyThreads);
+      let keyRow = subgroupShuffle(row, firstLane | (round % rounds * keysPerThread + j));
+      for (var u = 0u; u < keyUnits; u++) { // unrolled
+        keys[j * keyUnits + u] = loadUnit(keyRow, lane + u * keyThreads);
       }
     }
 
@@ -222,23 +190,27 @@ fn main(
       }
     }
     var score: array<f32, ownScores>;
+    for (var n = 0u; n < ownScores; n++) { // unrolled
+      var s = products[n];
+      if (codeOffset != 0.0) {
+        s += querySums[ownHead[n]];
+      }
+      if (tokenScales) {
+        s *= codeFactor * ownScales[n].x;
+      } else if (kvDtype >= kvInt8) {
+        s *= codeFactor * constants.keyScale;
+      }
+      score[n] = select(noScore, s, ownExists[n]);
+    }
+    if (!isPlainTile) {
+      for (var n = 0u; n < ownScores; n++) { // unrolled
+        if (ownExists[n]) {
+          score[n] = seenScore(score[n], token, firstHead + min(ownHead[n], heads - 1u), firstKey + ownKey[n], keyEnd);
+        }
+      }
+    }
     var isHigher = false;
     for (var n = 0u; n < ownScores; n++) { // unrolled
-      score[n] = noScore;
-      if (ownExists[n] && ownRow[n] != noRow) {
-        var s = products[n];
-        if (packedDot) {
-          s *= querySteps[ownHead[n]];
-        } else if (codeOffset != 0.0) {
-          s += querySums[ownHead[n]];
-        }
-        if (tokenScales) {
-          s *= codeFactor * ownScales[n].x;
-        } else if (kvDtype >= kvInt8) {
-          s *= codeFactor * constants.keyScale;
-        }
-        score[n] = finalScore(s, span, token, firstHead + min(ownHead[n], heads - 1u), firstKey + ownKey[n]);
-      }
       isHigher = isHigher || score[n] > reference[n] + slack;
     }
     @diagnostic(off, subgroup_uniformity) // subgroupAny is the same for all
@@ -248,11 +220,13 @@ fn main(
         highest[n] = reference[n];
       }
       for (var g = 0u; g < headTile; g++) { // unrolled
-        let before = subgroupShuffle(reference[g % ownScores], firstLane + g / ownScores * copies);
+        let before = subgroupShuffle(reference[g % ownScores], firstLane | (g / ownScores * copies));
         var after = before;
-        for (var j = 0u; j < keysPerThread; j++) { // unrolled
-          let i = j * headTile + g;
-          after = max(after, subgroupShuffle(score[i % ownScores], firstLane + i / ownScores * copies));
+        for (var t = 0u; t < teamsOfCrew; t++) { // unrolled
+          for (var j = 0u; j < keysPerThread; j++) { // unrolled
+            let i = j * headTile + g;
+            after = max(after, subgroupShuffle(score[i % ownScores], firstOfCrew | (t * keyThreads + i / ownScores * copies)));
+          }
         }
         let factor = rescale(before, after);
         for (var i = 0u; i < ownVectors; i++) { // unrolled
@@ -271,29 +245,32 @@ fn main(
     for (var n = 0u; n < ownScores; n++) { // unrolled
       let p = weight(score[n], reference[n]);
       ownWeight[n] = scaledWeight(p, ownScales[n].y);
-      sums[n] += vec2f(p, ownWeight[n]);
+      sums[n] += vec2f(p, select(0.0, ownWeight[n], codeOffset != 0.0));
     }
-    var shares: array<f32, keysPerThread * headTile>;
-    for (var i = 0u; i < keysPerThread * headTile; i++) { // unrolled
-      shares[i] = subgroupShuffle(ownWeight[i % ownScores], firstLane + i / ownScores * copies);
-    }
-    for (var u = 0u; u < unitsPerThread; u++) { // unrolled
+    for (var t = 0u; t < teamsOfCrew; t++) { // unrolled
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        for (var v = 0u; v < unitVectors; v++) { // unrolled
-          let unpacked = unpackVector(values[j * unitsPerThread + u], v);
-          for (var g = 0u; g < headTile; g++) { // unrolled
-            accumulated[(g * unitsPerThread + u) * unitVectors + v] += shares[j * headTile + g] * unpacked;
+        var shares: array<f32, headTile>;
+        for (var g = 0u; g < headTile; g++) { // unrolled
+          let i = j * headTile + g;
+          shares[g] = subgroupShuffle(ownWeight[i % ownScores], firstOfCrew | (t * keyThreads + i / ownScores * copies));
+        }
+        for (var u = 0u; u < valueUnits; u++) { // unrolled
+          for (var v = 0u; v < unitVectors; v++) { // unrolled
+            let unpacked = unpackVector(values[(t * keysPerThread + j) * valueUnits + u], v);
+            for (var g = 0u; g < headTile; g++) { // unrolled
+              accumulated[g * ownVectors + u * unitVectors + v] += shares[g] * unpacked;
+            }
           }
         }
       }
     }
   }
 
-  // Join what the teams added up, relative to the highest of their references.
+  // Join what the crews added up, relative to the highest of their references.
   for (var n = 0u; n < ownScores; n++) { // unrolled
     if (ownExists[n]) {
-      if (ownKey[n] == 0u) {
-        references[team * headTile + ownHead[n]] = reference[n];
+      if (ownKey[n] == 0u) { // each team of a crew writes the same
+        references[crew * headTile + ownHead[n]] = reference[n];
       }
       teamSums[(firstOfTeam + ownKey[n]) * headTile + ownHead[n]] = sums[n];
     }
@@ -301,26 +278,26 @@ fn main(
   workgroupBarrier();
   for (var g = local; g < headTile; g += invocations) {
     var highest = references[g];
-    for (var t = 1u; t < teams; t++) {
-      highest = max(highest, references[t * headTile + g]);
+    for (var c = 1u; c < crews; c++) {
+      highest = max(highest, references[c * headTile + g]);
     }
     let start = startMaximum(firstHead + g, g < heads, segment);
     var total = vec2f(select(exp(start - highest), 0.0, start == noScore), 0.0);
     for (var k = 0u; k < roundKeys; k++) {
-      total += rescale(references[k / keysPerThread * headTile + g], highest) * teamSums[k * headTile + g];
+      total += rescale(references[k / (keysPerThread * teamsOfCrew) * headTile + g], highest) * teamSums[k * headTile + g];
     }
     totals[g] = total;
   }
   for (var g = 0u; g < headTile; g++) { // unrolled
     var highest = references[g];
-    for (var t = 1u; t < teams; t++) {
-      highest = max(highest, references[t * headTile + g]);
+    for (var c = 1u; c < crews; c++) {
+      highest = max(highest, references[c * headTile + g]);
     }
-    let factor = rescale(references[team * headTile + g], highest);
-    for (var u = 0u; u < unitsPerThread; u++) { // unrolled
+    let factor = rescale(references[crew * headTile + g], highest);
+    for (var u = 0u; u < valueUnits; u++) { // unrolled
       for (var v = 0u; v < unitVectors; v++) { // unrolled
-        let part = factor * accumulated[(g * unitsPerThread + u) * unitVectors + v];
-        let at = team * headDim + ((lane + u * keyThreads) * unitVectors + v) * 4u;
+        let part = factor * accumulated[g * ownVectors + u * unitVectors + v];
+        let at = crew * headDim + ((valueLane + u * valueThreads) * unitVectors + v) * 4u;
         for (var i = 0u; i < 4u; i++) {
           parts[at + i] = part[i];
         }
@@ -328,9 +305,12 @@ fn main(
     }
     workgroupBarrier();
     for (var column = local; column < columns && g < heads; column += invocations) {
-      var result = vec4f(codeOffset * totals[g].y);
-      for (var t = 0u; t < teams; t++) {
-        let at = t * headDim + column * 4u;
+      var result = vec4f(0.0);
+      if (codeOffset != 0.0) {
+        result = vec4f(codeOffset * totals[g].y);
+      }
+      for (var c = 0u; c < crews; c++) {
+        let at = c * headDim + column * 4u;
         result += vec4f(parts[at], parts[at + 1u], parts[at + 2u], parts[at + 3u]);
       }
       result *= codeFactor;

@@ -1,26 +1,28 @@
 // Attention of single query tokens: a workgroup takes one work item (a token and a range of its keys), one KV head and up to headTile
 // of the query heads that share it, so that every key and value row is read once for all of them.
 //
-// A team of keyThreads invocations reads a row together, a load of 16 bytes (a "unit") each, so that neighbours read neighbouring memory. The
+// A team of keyThreads invocations reads a key together, a load of 16 bytes (a "unit") each, so that neighbours read neighbouring memory. The
 // teams go through the item's keys in tiles of keysPerThread keys for each team. In a tile every invocation multiplies its units of the keys with
 // the queries, and leaves the parts of the scores in workgroup memory; then each score is added up and made a weight by one invocation, relative
-// to a reference, and each team adds its weighted values to outputs of its own, which are joined at the end. The reference of a head is a score
-// that was the highest when it was taken; a new one is taken only when a score is higher by `slack`, so that hardly any tile has to rescale what
-// was added before (as in FlashAttention-4). Two barriers per tile; values, and the next tile's keys, are on their way meanwhile. Where subgroups are,
-// decode-teams.wgsl does without barriers.
+// to a reference, and each crew, a team or several, adds the weighted values of its share of the keys to outputs of its own, which are joined
+// at the end. The reference of a head is a score that was the highest when it was taken; a new one is taken only when a score is higher by `slack`,
+// so that hardly any tile has to rescale what was added before (as in FlashAttention-4). Two barriers per tile; values, and the next tile's keys,
+// are on their way meanwhile. Where subgroups are, decode-teams.wgsl does without barriers.
 //
-// Reads headDim * 2 values per key and head. Only visible keys are read: the others may have no block any more.
+// Neighbouring workgroups take the KV heads of one work item, whose rows are neighbours in memory. Reads headDim * 2 values per key and head. Only
+// visible keys are read: the others may have no block any more.
 
 const keyTile = teams * keysPerThread;
 const scoreStride = keyThreads + 1u; // odd steps keep the banks of workgroup memory apart
+const keysOfCrew = keysPerThread * teamsOfCrew;
 const ownScores = (keyTile * headTile + invocations - 1u) / invocations;
 
 var<workgroup> queries: array<vec4f, headTile * columns>;
-// The parts of a tile's scores, [key][head][lane]; at the end what the teams hand over of one head, [team][headDim].
-var<workgroup> parts: array<f32, max(keyTile * headTile * scoreStride, teams * headDim)>;
+// The parts of a tile's scores, [key][head][lane]; at the end what the crews hand over of one head, [crew][headDim].
+var<workgroup> parts: array<f32, max(keyTile * headTile * scoreStride, crews * headDim)>;
 var<workgroup> scores: array<f32, 2u * keyTile * headTile>; // [turn][key][head]
 var<workgroup> weights: array<f32, 2u * keyTile * headTile>; // the same; with the values' scales
-// Of the last tile, this one and the next two, in turn: addresses of the keys' rows, or noRow, and the scales of keys and values.
+// Of the last tile, this one and the next two, in turn: addresses of the keys' rows, and the scales of keys and values.
 var<workgroup> rows: array<u32, 4u * keyTile>;
 const scaleSlots = 4u * keyTile * scaleWords + 1u;
 var<workgroup> scales: array<vec2f, scaleSlots>;
@@ -29,9 +31,9 @@ var<workgroup> references: array<atomic<u32>, headTile>; // as ordered bits
 var<workgroup> raised: array<atomic<u32>, 2>; // the last even and the last odd round that raised a reference
 var<workgroup> totals: array<vec2f, headTile>;
 
-// The slot of an invocation's key of a tile, or noRow for one that is not visible or not of the tile.
-fn findTileSlot(tile: u32, keyEnd: u32, span: Span, tableStart: u32, local: u32) -> u32 {
-  return findSlot(tile + local, select(0u, keyEnd, local < keyTile), span, tableStart);
+// The slot of an invocation's key of a tile; there may be fewer keys than invocations.
+fn findTileSlot(tile: u32, plain: vec2<u32>, keyEnd: u32, token: u32, tableStart: u32, local: u32) -> u32 {
+  return findSlot(tile + min(local, keyTile - 1u), isPlain(tile, keyTile, plain), keyEnd, token, tableStart);
 }
 
 fn keepScales(turn: u32, found: vec2f, local: u32) {
@@ -42,26 +44,29 @@ fn keepScales(turn: u32, found: vec2f, local: u32) {
 
 fn keepRow(turn: u32, slot: u32, kvHead: u32, local: u32) {
   if (local < keyTile) {
-    rows[turn * keyTile + local] = findRow(slot, kvHead);
+    rows[turn * keyTile + local] = keyAddress(slot, kvHead);
   }
 }
 
 @compute @workgroup_size(invocations)
 fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index) local: u32) {
-  let item = plan[DECODE_ITEMS] + workgroup.x * ITEM_WORDS;
+  let item = plan[DECODE_ITEMS] + workgroup.y * ITEM_WORDS;
   let token = plan[item + ITEM_TOKEN];
   let tableStart = plan[item + ITEM_TABLE_ROW] * constants.tableStride;
   let keyEnd = plan[item + ITEM_KEY_END];
   let segment = plan[item + ITEM_SEGMENT];
   let span = loadSpan(token);
   let position = plan[plan[POSITIONS] + token];
-  let kvHead = workgroup.y;
+  let kvHead = workgroup.x;
   alibi = constants.alibi;
   let firstHead = kvHead * groupSize + workgroup.z * headTile;
   let heads = min(headTile, groupSize - workgroup.z * headTile); // the last tile of a group may have spare rows
   let team = local / keyThreads;
   let lane = local % keyThreads;
+  let crew = local / valueThreads;
+  let valueLane = local % valueThreads;
   let firstInWindow = windowBegin(span);
+  let plain = plainKeys(span, keyEnd);
 
   var tile = nextTile(plan[item + ITEM_KEY_BEGIN], keyTile, firstInWindow);
   for (var i = local; i < headTile * columns; i += invocations) {
@@ -74,13 +79,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   var following = nextTile(tile + keyTile, keyTile, firstInWindow);
   var later = nextTile(following + keyTile, keyTile, firstInWindow);
   // What a tile needs is looked up rounds ahead, and kept in workgroup memory a round after it was asked for: nobody waits for it.
-  let firstSlot = findTileSlot(tile, keyEnd, span, tableStart, local);
-  let secondSlot = findTileSlot(following, keyEnd, span, tableStart, local);
-  var laterSlot = findTileSlot(later, keyEnd, span, tableStart, local);
-  var nextScales = findScales(secondSlot, kvHead);
+  let firstSlot = findTileSlot(tile, plain, keyEnd, token, tableStart, local);
+  let secondSlot = findTileSlot(following, plain, keyEnd, token, tableStart, local);
+  var laterSlot = findTileSlot(later, plain, keyEnd, token, tableStart, local);
+  var nextScales = scalesOf(secondSlot, kvHead);
   keepRow(0u, firstSlot, kvHead, local);
   keepRow(1u, secondSlot, kvHead, local);
-  keepScales(0u, findScales(firstSlot, kvHead), local);
+  keepScales(0u, scalesOf(firstSlot, kvHead), local);
   for (var g = local; g < headTile; g += invocations) {
     atomicStore(&references[g], orderedBits(startMaximum(firstHead + g, g < heads, segment)));
   }
@@ -96,12 +101,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
   }
 
-  var accumulated: array<vec4f, headTile * unitsPerThread * unitVectors>;
+  var accumulated: array<vec4f, headTile * ownVectors>;
   var reference: array<f32, headTile>;
   for (var g = 0u; g < headTile; g++) { // unrolled
     reference[g] = startMaximum(firstHead + g, g < heads, segment);
-    for (var i = 0u; i < unitsPerThread * unitVectors; i++) { // unrolled
-      accumulated[g * unitsPerThread * unitVectors + i] = vec4f(0.0);
+    for (var i = 0u; i < ownVectors; i++) { // unrolled
+      accumulated[g * ownVectors + i] = vec4f(0.0);
     }
   }
   // The scores of a tile that this invocation finishes: of which key and head, the head's reference, and sums of weights, without the values'
@@ -127,21 +132,22 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   var values: array<PoolLoad, rawLoads>;
   for (var j = 0u; j < keysPerThread; j++) { // unrolled
     let row = rows[j * teams + team];
-    for (var u = 0u; u < unitsPerThread; u++) { // unrolled
-      keys[j * unitsPerThread + u] = loadVisible(row, 0u, lane + u * keyThreads);
+    for (var u = 0u; u < keyUnits; u++) { // unrolled
+      keys[j * keyUnits + u] = loadUnit(row, lane + u * keyThreads);
     }
   }
   while (tile < keyEnd) {
     let next = (turn + 1u) % 4u;
     let latest = nextTile(later + keyTile, keyTile, firstInWindow);
-    let latestSlot = findTileSlot(latest, keyEnd, span, tableStart, local);
-    let laterScales = findScales(laterSlot, kvHead);
+    let latestSlot = findTileSlot(latest, plain, keyEnd, token, tableStart, local);
+    let laterScales = scalesOf(laterSlot, kvHead);
     round++;
     let own = turn % 2u * keyTile * headTile;
-    for (var j = 0u; j < keysPerThread; j++) { // unrolled
-      let row = rows[turn * keyTile + j * teams + team];
-      for (var u = 0u; u < unitsPerThread; u++) { // unrolled
-        values[j * unitsPerThread + u] = loadVisible(row, valueOffset(), lane + u * keyThreads);
+    let isPlainTile = isPlain(tile, keyTile, plain);
+    for (var j = 0u; j < keysOfCrew; j++) { // unrolled
+      let row = rows[turn * keyTile + j * crews + crew];
+      for (var u = 0u; u < valueUnits; u++) { // unrolled
+        values[j * valueUnits + u] = loadUnit(row + valueOffset(), valueLane + u * valueThreads);
       }
     }
 
@@ -149,11 +155,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     for (var i = 0u; i < keysPerThread * headTile; i++) { // unrolled
       products[i] = 0.0;
     }
-    for (var u = 0u; u < unitsPerThread; u++) { // unrolled
+    for (var u = 0u; u < keyUnits; u++) { // unrolled
       for (var v = 0u; v < unitVectors; v++) { // unrolled
         var unpacked: array<vec4f, keysPerThread>;
         for (var j = 0u; j < keysPerThread; j++) { // unrolled
-          unpacked[j] = unpackVector(keys[j * unitsPerThread + u], v);
+          unpacked[j] = unpackVector(keys[j * keyUnits + u], v);
         }
         for (var g = 0u; g < headTile; g++) { // unrolled
           let q = queries[g * columns + (lane + u * keyThreads) * unitVectors + v];
@@ -171,8 +177,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
     for (var j = 0u; j < keysPerThread; j++) { // unrolled
       let row = rows[next * keyTile + j * teams + team];
-      for (var u = 0u; u < unitsPerThread; u++) { // unrolled
-        keys[j * unitsPerThread + u] = loadVisible(row, 0u, lane + u * keyThreads);
+      for (var u = 0u; u < keyUnits; u++) { // unrolled
+        keys[j * keyUnits + u] = loadUnit(row, lane + u * keyThreads);
       }
     }
     workgroupBarrier();
@@ -187,29 +193,29 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       ownWeight[n] = 0.0;
       valueScale[n] = 1.0;
       if (ownExists[n]) {
-        if (rows[turn * keyTile + k] != noRow) {
-          var score = 0.0;
-          for (var l = 0u; l < keyThreads; l++) { // unrolled
-            score += parts[(k * headTile + g) * scoreStride + l];
-          }
-          if (codeOffset != 0.0) {
-            score += querySums[g];
-          }
-          if (tokenScales) {
-            let both = scales[turn * keyTile + k];
-            score *= codeFactor * both.x;
-            valueScale[n] = both.y;
-          } else if (kvDtype >= kvInt8) {
-            score *= codeFactor * constants.keyScale;
-          }
-          score = finalScore(score, span, token, firstHead + min(g, heads - 1u), tile + k);
-          ownScore[n] = score;
-          if (score > ownReference[n] + slack) {
-            atomicMax(&references[g], orderedBits(score));
-            atomicStore(&raised[turn % 2u], round);
-          }
-          ownWeight[n] = weight(min(score, ownReference[n] + slack), ownReference[n]);
+        var score = 0.0;
+        for (var l = 0u; l < keyThreads; l++) { // unrolled
+          score += parts[(k * headTile + g) * scoreStride + l];
         }
+        if (codeOffset != 0.0) {
+          score += querySums[g];
+        }
+        if (tokenScales) {
+          let both = scales[turn * keyTile + k];
+          score *= codeFactor * both.x;
+          valueScale[n] = both.y;
+        } else if (kvDtype >= kvInt8) {
+          score *= codeFactor * constants.keyScale;
+        }
+        if (!isPlainTile) {
+          score = seenScore(score, token, firstHead + min(g, heads - 1u), tile + k, keyEnd);
+        }
+        ownScore[n] = score;
+        if (score > ownReference[n] + slack) {
+          atomicMax(&references[g], orderedBits(score));
+          atomicStore(&raised[turn % 2u], round);
+        }
+        ownWeight[n] = weight(min(score, ownReference[n] + slack), ownReference[n]);
         scores[own + k * headTile + g] = ownScore[n];
         weights[own + k * headTile + g] = scaledWeight(ownWeight[n], valueScale[n]);
       }
@@ -218,26 +224,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     keepScales(next, nextScales, local);
     workgroupBarrier();
 
-    var shares: array<f32, keysPerThread * headTile>;
-    for (var j = 0u; j < keysPerThread; j++) { // unrolled
-      for (var g = 0u; g < headTile; g++) { // unrolled
-        shares[j * headTile + g] = weights[own + (j * teams + team) * headTile + g];
-      }
-    }
-    if (atomicLoad(&raised[turn % 2u]) == round) {
+    let isRaised = atomicLoad(&raised[turn % 2u]) == round;
+    if (isRaised) {
       for (var g = 0u; g < headTile; g++) { // unrolled
         let highest = fromOrderedBits(atomicLoad(&references[g]));
         let factor = rescale(reference[g], highest);
         reference[g] = highest;
-        for (var i = 0u; i < unitsPerThread * unitVectors; i++) { // unrolled
-          accumulated[g * unitsPerThread * unitVectors + i] *= factor;
-        }
-        for (var j = 0u; j < keysPerThread; j++) { // unrolled
-          let k = j * teams + team;
-          shares[j * headTile + g] = weight(scores[own + k * headTile + g], highest);
-          if (tokenScales) {
-            shares[j * headTile + g] = scaledWeight(shares[j * headTile + g], scales[turn * keyTile + k].y);
-          }
+        for (var i = 0u; i < ownVectors; i++) { // unrolled
+          accumulated[g * ownVectors + i] *= factor;
         }
       }
       for (var n = 0u; n < ownScores; n++) { // unrolled
@@ -250,12 +244,25 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     for (var n = 0u; n < ownScores; n++) { // unrolled
       sums[n] += vec2f(ownWeight[n], scaledWeight(ownWeight[n], valueScale[n]));
     }
-    for (var u = 0u; u < unitsPerThread; u++) { // unrolled
-      for (var j = 0u; j < keysPerThread; j++) { // unrolled
+    for (var j = 0u; j < keysOfCrew; j++) { // unrolled
+      let k = j * crews + crew;
+      var shares: array<f32, headTile>;
+      for (var g = 0u; g < headTile; g++) { // unrolled
+        shares[g] = weights[own + k * headTile + g];
+      }
+      if (isRaised) {
+        for (var g = 0u; g < headTile; g++) { // unrolled
+          shares[g] = weight(scores[own + k * headTile + g], reference[g]);
+          if (tokenScales) {
+            shares[g] = scaledWeight(shares[g], scales[turn * keyTile + k].y);
+          }
+        }
+      }
+      for (var u = 0u; u < valueUnits; u++) { // unrolled
         for (var v = 0u; v < unitVectors; v++) { // unrolled
-          let unpacked = unpackVector(values[j * unitsPerThread + u], v);
+          let unpacked = unpackVector(values[j * valueUnits + u], v);
           for (var g = 0u; g < headTile; g++) { // unrolled
-            accumulated[(g * unitsPerThread + u) * unitVectors + v] += shares[j * headTile + g] * unpacked;
+            accumulated[g * ownVectors + u * unitVectors + v] += shares[g] * unpacked;
           }
         }
       }
@@ -268,7 +275,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     turn = next;
   }
 
-  // Join what the teams added up. First the sums, by the memory of the parts of scores, which nobody reads any more.
+  // Join what the crews added up. First the sums, by the memory of the parts of scores, which nobody reads any more.
   workgroupBarrier();
   for (var n = 0u; n < ownScores; n++) { // unrolled
     if (ownExists[n]) {
@@ -286,10 +293,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     totals[g] = total;
   }
   for (var g = 0u; g < headTile; g++) { // unrolled
-    for (var u = 0u; u < unitsPerThread; u++) { // unrolled
+    for (var u = 0u; u < valueUnits; u++) { // unrolled
       for (var v = 0u; v < unitVectors; v++) { // unrolled
-        let part = accumulated[(g * unitsPerThread + u) * unitVectors + v];
-        let at = team * headDim + ((lane + u * keyThreads) * unitVectors + v) * 4u;
+        let part = accumulated[g * ownVectors + u * unitVectors + v];
+        let at = crew * headDim + ((valueLane + u * valueThreads) * unitVectors + v) * 4u;
         for (var i = 0u; i < 4u; i++) {
           parts[at + i] = part[i];
         }
@@ -298,8 +305,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     workgroupBarrier();
     for (var column = local; column < columns && g < heads; column += invocations) {
       var result = vec4f(codeOffset * totals[g].y);
-      for (var t = 0u; t < teams; t++) {
-        let at = t * headDim + column * 4u;
+      for (var c = 0u; c < crews; c++) {
+        let at = c * headDim + column * 4u;
         result += vec4f(parts[at], parts[at + 1u], parts[at + 2u], parts[at + 3u]);
       }
       result *= codeFactor;

@@ -23,12 +23,19 @@ fn rowScales(slot: u32, head: u32) -> vec2f {
   return bitcast<vec2f>(scalePair(loaded, word % loadWords));
 }
 
-// The scales of a slot's key and value, where tokens have one.
-fn findScales(slot: u32, head: u32) -> vec2f {
-  if (!tokenScales || slot == noRow) {
+// The scales of a slot's key and value, where tokens have them.
+fn scalesOf(slot: u32, head: u32) -> vec2f {
+  if (!tokenScales) {
     return vec2f(1.0);
   }
   return rowScales(slot, head);
+}
+
+fn findScales(slot: u32, head: u32) -> vec2f {
+  if (slot == noRow) {
+    return vec2f(1.0);
+  }
+  return scalesOf(slot, head);
 }
 
 // The slot of a key of the sequence whose block table starts at `tableStart`.

@@ -46,6 +46,11 @@ fn nextTile(tile: u32, keysPerTile: u32, firstInWindow: u32) -> u32 {
 // constants.alibi, read once.
 var<private> alibi: u32;
 
+// Scores need nothing but a mask.
+fn hasPlainScores() -> bool {
+  return args.softcap == 0.0 && alibi == 0u && !hasScoreMod && !hasMaskMod;
+}
+
 fn finalScore(score: f32, span: Span, token: u32, head: u32, key: u32) -> f32 {
   var s = score;
   if (args.softcap > 0.0) {

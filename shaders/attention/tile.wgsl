@@ -98,8 +98,3 @@ fn maskedScore(score: f32, t: u32, firstToken: u32, head: u32, key: u32, keyEnd:
   }
   return finalScore(score, span, firstToken + t, head, key);
 }
-
-// Scores need nothing but a mask.
-fn hasPlainScores() -> bool {
-  return args.softcap == 0.0 && alibi == 0u && !hasScoreMod && !hasMaskMod;
-}

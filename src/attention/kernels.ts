@@ -31,7 +31,7 @@ import {
   writeBuffer,
 } from '../launch/kernel.ts';
 import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
-import { kvDtypes, kvFormats } from './layout.ts';
+import { kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
 import { decodeMemory, matrixPrefillMemory, prefillMemory, prefillOutputRowGroups } from './tuning.ts';
@@ -54,7 +54,10 @@ function argumentStruct(declarations: ArgumentDeclarations): string {
 
 /** Bindings of a pool of several buffers, and functions that choose among them. */
 function poolPrelude(bindings: readonly number[], access: 'read' | 'read_write', element: string): string {
-  const declarations = bindings.map((binding, i) => `@group(0) @binding(${binding}) var<storage, ${access}> pool${i}: array<${element}>;`);
+  const declarations = [
+    `const poolBuffers = ${bindings.length}u;`,
+    ...bindings.map((binding, i) => `@group(0) @binding(${binding}) var<storage, ${access}> pool${i}: array<${element}>;`),
+  ];
   const choose = (statement: (i: number) => string) =>
     bindings.length === 1
       ? `  ${statement(0)}`
@@ -238,7 +241,7 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
   const decodeArguments = {
     ...layout,
     ...heads,
-    ...{ invocations: frozen('text'), keyThreads: frozen('text'), keysPerThread: frozen('text') },
+    ...{ invocations: frozen('text'), keyThreads: frozen('text'), keysPerThread: frozen('text'), valueThreads: frozen('text') },
     ...buffers,
     ...queryArguments,
     ...scalars,
@@ -249,27 +252,31 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
       name,
       source: [...attendSource, decodePartsSource, source],
       prelude: (selectors) => {
-        const { headTile, keyThreads, keysPerThread, invocations, kvDtype } = selectors;
-        const sizes = { headTile, keyThreads, keysPerThread, invocations };
+        const { headTile, keyThreads, keysPerThread, valueThreads, invocations } = selectors;
+        const sizes = { headTile, keyThreads, keysPerThread, valueThreads, invocations };
         const padded = 2 ** Math.ceil(Math.log2(Number(keysPerThread) * Number(headTile)));
-        const teamSizes = {
-          padded,
-          laneBits: Math.floor(Math.log2(Number(keyThreads))),
-          packedDot: Number(kvDtype) === kvFormats.int8.code,
-        };
+        const teamSizes = { padded, laneBits: Math.floor(Math.log2(Number(keyThreads))) };
         return [attendPrelude(selectors), constants({ ...sizes, ...(subgroups ? teamSizes : {}) })].join('\n');
       },
       enables: () => (subgroups ? ['subgroups'] : []),
       arguments: decodeArguments,
       unroll: true,
-      workgroupMemory: ({ headDim, headTile, keyThreads, keysPerThread, invocations, tokenScales, kvDtype, loadWords }) => {
-        const [heads, threads, keys, all, words] = [headTile, keyThreads, keysPerThread, invocations, loadWords].map(Number);
-        const tile = { headTile: heads, keyThreads: threads, keysPerThread: keys, invocations: all, loadWords: words, subgroups };
-        return decodeMemory(tile, Number(headDim), kvDtypes[Number(kvDtype)], tokenScales === 'true');
-      },
+      workgroupMemory: ({ headDim, headTile, keyThreads, keysPerThread, valueThreads, invocations, tokenScales }) =>
+        decodeMemory(
+          {
+            headTile: Number(headTile),
+            keyThreads: Number(keyThreads),
+            keysPerThread: Number(keysPerThread),
+            valueThreads: Number(valueThreads),
+            invocations: Number(invocations),
+            subgroups,
+          },
+          Number(headDim),
+          tokenScales === 'true',
+        ),
       workgroups: {
-        x: ({ numItems }) => numItems,
-        y: ({ numKvHeads }) => numKvHeads,
+        x: ({ numKvHeads }) => numKvHeads,
+        y: ({ numItems }) => numItems,
         z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
       },
     });

@@ -167,7 +167,7 @@ export function workgroupsPerItem({ numHeads, numKvHeads }: AttentionShape, { he
 
 /** All tiles that a device can run for a shape, as far as tuning looks; the default first. @param matrices false: none by matrices */
 export function tileSpace(
-  { limits, adapter, features, subgroupMinSize, wgslLanguageFeatures }: Gpu,
+  { limits, adapter, features, subgroupMinSize }: Gpu,
   shape: AttentionShape,
   most?: number,
   matrices = true,
@@ -175,10 +175,8 @@ export function tileSpace(
   const groupSize = shape.numHeads / shape.numKvHeads;
   const memory = limits.maxComputeWorkgroupStorageSize;
   const invocations = most ?? adapterDefaults(adapter).maxInvocations;
-  // By subgroups, scores of int8 keys are packed integer products.
-  const hasProducts = shape.dtype !== 'int8' || wgslLanguageFeatures.has('packed_4x8_integer_dot_product');
   return {
-    decode: decodeTileSpace(shape, groupSize, memory, invocations, hasProducts ? subgroupMinSize : 0, most),
+    decode: decodeTileSpace(shape, groupSize, memory, invocations, subgroupMinSize, most),
     prefill: [
       ...(matrices && features.subgroupMatrices ? matrixTileSpace(shape, groupSize, memory, invocations) : []),
       ...prefillTileSpace(shape, groupSize, memory, invocations, most),

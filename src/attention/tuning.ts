@@ -104,36 +104,36 @@ type PrefillBlocks = Pick<PrefillTile, 'rowTile' | 'keyTile' | 'rowsPerThread' |
 export interface DecodeTile {
   /** Query heads of a group that one workgroup takes. */
   readonly headTile: number;
-  /** Invocations that read a row together: a divisor of the row's loads. */
+  /** Invocations that read a key's row together: a divisor of the row's loads. */
   readonly keyThreads: number;
   /** Keys that an invocation has in flight. */
   readonly keysPerThread: number;
-  /** Invocations of a workgroup, a multiple of keyThreads. */
+  /** Invocations that read a value's row together: a multiple of keyThreads and a divisor of the row's loads. */
+  readonly valueThreads: number;
+  /** Invocations of a workgroup, a multiple of valueThreads. */
   readonly invocations: number;
   /** u32 of one load: 4, or, by subgroups, 2 where an invocation should have less of a row of 8-bit values. */
   readonly loadWords: number;
   /**
-   * Invocations that share a row are neighbours in a subgroup (shaders/attention/decode-teams.wgsl). Then keyThreads is a power of two, no more
-   * than a subgroup has, and a multiple of keysPerThread.
+   * Invocations that share a row are neighbours in a subgroup (shaders/attention/decode-teams.wgsl). Then keyThreads and valueThreads are powers
+   * of two, no more than a subgroup has, and keyThreads is a multiple of keysPerThread.
    */
   readonly subgroups: boolean;
 }
 
-/** Bytes of workgroup memory of the decode kernel: queries, parts of scores or the teams' outputs, scores, rows, scales and the teams' states. */
+/** Bytes of workgroup memory of the decode kernel: queries, parts of scores or the crews' outputs, scores, rows, scales and the crews' states. */
 export function decodeMemory(
-  { headTile, keyThreads, keysPerThread, invocations, subgroups }: DecodeTile,
+  { headTile, keyThreads, keysPerThread, valueThreads, invocations, subgroups }: Omit<DecodeTile, 'loadWords'>,
   headDim: number,
-  dtype: KvDtype,
   tokenScales: boolean,
 ): number {
-  const teams = invocations / keyThreads;
-  const keyTile = teams * keysPerThread;
-  const queryCodes = dtype === 'int8' ? (headTile * headDim) / 2 : 2;
+  const keyTile = (invocations / keyThreads) * keysPerThread;
+  const crews = invocations / valueThreads;
   const words = subgroups
-    ? [headTile * headDim, teams * headDim, headTile, teams * headTile, 2 * keyTile * headTile, 2 * headTile, queryCodes, headTile]
+    ? [headTile * headDim, crews * headDim, headTile, crews * headTile, 2 * keyTile * headTile, 2 * headTile]
     : [
         headTile * headDim,
-        Math.max(keyTile * headTile * (keyThreads + 1), teams * headDim),
+        Math.max(keyTile * headTile * (keyThreads + 1), crews * headDim),
         ...[1, 2].map(() => 2 * keyTile * headTile),
         4 * keyTile,
         2 * ((tokenScales ? 4 * keyTile : 0) + 1),
@@ -169,8 +169,8 @@ export function mergeInvocations(maxInvocations: number): number {
   return maxInvocations < 128 ? 64 : 256;
 }
 
-/** Rows that a decode workgroup reads at once, at most. */
-const mostTeams = 8;
+/** Rows of values that a decode workgroup reads at once, at most. */
+const mostCrews = 8;
 
 /**
  * How the decode kernel takes keys: several keys in flight, and all heads of a group that fit (at most 8); undefined when nothing fits into
@@ -185,12 +185,12 @@ export function chooseDecodeTile(
   subgroupSize: number,
 ): DecodeTile | undefined {
   const { most, mostKeys, ...row } = chooseRowThreads(layout, maxInvocations, subgroupSize);
-  for (let teams = Math.min(mostTeams, Math.floor(most / row.keyThreads)); teams > 0; teams >>= 1) {
+  for (let crews = Math.min(mostCrews, Math.floor(most / row.valueThreads)); crews > 0; crews >>= 1) {
     for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
       // An invocation looks up one key of a tile at most.
       for (let keysPerThread = Math.min(mostKeys, row.keyThreads); keysPerThread > 0; keysPerThread >>= 1) {
-        const tile = { headTile, keysPerThread, invocations: teams * row.keyThreads, ...row };
-        if (decodeMemory(tile, layout.headDim, layout.dtype, hasTokenScales(layout)) <= memory) return tile;
+        const tile = { headTile, keysPerThread, invocations: crews * row.valueThreads, ...row };
+        if (decodeMemory(tile, layout.headDim, hasTokenScales(layout)) <= memory) return tile;
       }
     }
   }
@@ -198,41 +198,48 @@ export function chooseDecodeTile(
 }
 
 /**
- * By subgroups, the best of the tiles tried on an H100 (`npm run tune` tries more): invocations that share a row, keys in flight, invocations of a
- * workgroup, and u32 of a load. In Dawn, us for 64 x 4096, 8 x 1024 and 1 x 65536: f32 700 (barriers: 777), f16 361, 24.7 and 106 (by 16
- * invocations 375, 25, 108), int8 259, 21.5 and 86 (by loads of 16 bytes 279, 23.5, 91), e4m3 320, 21.8, 94 and e5m2 298, 21.1, 89 (by 8
- * invocations 320, 22.9, 98 and 310, 22.8, 94).
+ * By subgroups, the best of the tiles tried on an H100 (`npm run tune` tries more): invocations that share a key and a value, keys in flight, invocations
+ * of a workgroup, and u32 of a load. In Dawn, us for 64 x 4096, 8 x 1024 and 1 x 65536: f32 700 (barriers: 777), f16 361, 24.7 and 106 (by 16
+ * invocations 375, 25, 108).
  */
-const subgroupTiles: Readonly<Record<KvDtype, { keyThreads: number; keys: number; invocations: number; loadWords: number }>> = {
-  f32: { keyThreads: 16, keys: 2, invocations: 128, loadWords: 4 },
-  f16: { keyThreads: 8, keys: 4, invocations: 64, loadWords: 4 },
-  int8: { keyThreads: 8, keys: 8, invocations: 64, loadWords: 2 },
-  fp8_e4m3: { keyThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
-  fp8_e5m2: { keyThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
+const subgroupTiles: Readonly<
+  Record<KvDtype, Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'invocations' | 'loadWords'> & { readonly keys: number }>
+> = {
+  f32: { keyThreads: 16, valueThreads: 16, keys: 2, invocations: 128, loadWords: 4 },
+  f16: { keyThreads: 16, valueThreads: 16, keys: 4, invocations: 128, loadWords: 4 },
+  int8: { keyThreads: 8, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
+  fp8_e4m3: { keyThreads: 8, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
+  fp8_e5m2: { keyThreads: 8, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
 };
+
+/** Loads of a row that one invocation has, at most. */
+const mostUnits = 4;
 
 /** Which invocations share a row, by which loads, and most of the keys in flight and of the invocations. */
 function chooseRowThreads(
   layout: KvLayout,
   maxInvocations: number,
   subgroupSize: number,
-): Pick<DecodeTile, 'keyThreads' | 'loadWords' | 'subgroups'> & { readonly mostKeys: number; readonly most: number } {
+): Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'loadWords' | 'subgroups'> & { readonly mostKeys: number; readonly most: number } {
   // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
   const isGpu = maxInvocations >= 128;
   const best = subgroupTiles[layout.dtype];
   const words = Math.min(best.loadWords, loadWords(layout));
   const units = rowBytes(layout) / (4 * words);
-  const power = Math.min(units & -units, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize, best.keyThreads);
-  if (power >= 4 && units <= 4 * power) {
-    const most = Math.max(power, Math.min(maxInvocations, best.invocations));
-    return { keyThreads: power, loadWords: words, subgroups: true, mostKeys: isGpu ? best.keys : 2, most };
+  const widest = Math.min(units & -units, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize);
+  const keyThreads = Math.min(widest, Math.max(best.keyThreads, 2 ** Math.ceil(Math.log2(units / mostUnits))));
+  if (keyThreads >= 4 && units <= mostUnits * keyThreads) {
+    const valueThreads = Math.min(widest, Math.max(best.valueThreads, keyThreads));
+    const most = Math.max(valueThreads, Math.min(maxInvocations, best.invocations));
+    return { keyThreads, valueThreads, loadWords: words, subgroups: true, mostKeys: isGpu ? best.keys : 2, most };
   }
   const loads = rowBytes(layout) / (4 * loadWords(layout));
-  let keyThreads = Math.floor(Math.min(loads, maxInvocations, Math.max(8, loads / 2)));
-  while (loads % keyThreads !== 0) keyThreads--;
+  let threads = Math.floor(Math.min(loads, maxInvocations, Math.max(8, loads / 2)));
+  while (loads % threads !== 0) threads--;
   // Registers are what a GPU runs out of: large workgroups keep others from their core.
-  const most = Math.max(keyThreads, Math.min(maxInvocations, 64));
-  return { keyThreads, loadWords: loadWords(layout), subgroups: false, mostKeys: isGpu ? 4 : 2, most };
+  const most = Math.max(threads, Math.min(maxInvocations, 64));
+  const sizes = { keyThreads: threads, valueThreads: threads, loadWords: loadWords(layout) };
+  return { ...sizes, subgroups: false, mostKeys: isGpu ? 4 : 2, most };
 }
 
 /** Most invocations of a workgroup that any device takes. */
@@ -318,16 +325,19 @@ export function decodeTileSpace(
   const chosen = [subgroupSize, 0].map((size) => chooseDecodeTile(layout, groupSize, memory, maxInvocations, size));
   const [first, other] = chosen;
   if (!first) return [];
-  const fits = (tile: DecodeTile) => decodeMemory(tile, layout.headDim, layout.dtype, hasTokenScales(layout)) <= memory;
-  const around = ({ headTile, keyThreads, keysPerThread, invocations, loadWords: words, subgroups }: DecodeTile) => {
+  const fits = (tile: DecodeTile) => decodeMemory(tile, layout.headDim, hasTokenScales(layout)) <= memory;
+  const around = ({ headTile, keyThreads, keysPerThread, valueThreads, invocations, loadWords: words, subgroups }: DecodeTile) => {
     const units = rowBytes(layout) / (4 * words);
-    return neighbours({ headTile, keyThreads, keysPerThread, teams: invocations / keyThreads }).flatMap(({ teams, ...tile }, i) => {
-      const one = { ...tile, invocations: teams * tile.keyThreads, loadWords: words, subgroups };
-      if (i === 0) return fits(one) ? [one] : [];
-      const isWhole = units % tile.keyThreads === 0 && tile.keysPerThread <= tile.keyThreads && tile.headTile <= Math.min(groupSize, 8);
-      if (!isWhole || one.invocations > mostInvocations || (subgroups && tile.keyThreads > subgroupSize)) return [];
-      return fits(one) ? [one] : [];
-    });
+    return neighbours({ headTile, keyThreads, keysPerThread, valueThreads, crews: invocations / valueThreads }).flatMap(
+      ({ crews, ...tile }, i) => {
+        const one = { ...tile, invocations: crews * tile.valueThreads, loadWords: words, subgroups };
+        if (i === 0) return fits(one) ? [one] : [];
+        const isRow = units % tile.valueThreads === 0 && tile.valueThreads % tile.keyThreads === 0;
+        const isWhole = isRow && tile.keysPerThread <= tile.keyThreads && tile.headTile <= Math.min(groupSize, 8);
+        if (!isWhole || one.invocations > mostInvocations || (subgroups && tile.valueThreads > subgroupSize)) return [];
+        return fits(one) ? [one] : [];
+      },
+    );
   };
   if (!first.subgroups || !other) return around(first);
   const whole = loadWords(layout);

@@ -30,6 +30,7 @@ export const specFiles: SpecFiles = {
   attention: () => import('./attention.spec.ts'),
   'attention-grid': () => import('./attention-grid.spec.ts'),
   'attention-adversarial': () => import('./attention-adversarial.spec.ts'),
+  'attention-crews': () => import('./attention-crews.spec.ts'),
   'attention-matrix': () => import('./attention-matrix.spec.ts'),
   'attention-scores': () => import('./attention-scores.spec.ts'),
   'attention-steps': () => import('./attention-steps.spec.ts'),

@@ -118,10 +118,10 @@ describe('a tuning', () => {
   });
 
   it.each([
-    { headTile: 4, keyThreads: 3, keysPerThread: 1, invocations: 6 },
-    { headTile: 4, keyThreads: 8, keysPerThread: 4, invocations: 1024 },
-    { headTile: 64, keyThreads: 8, keysPerThread: 4, invocations: 64 },
-    { headTile: 4, keyThreads: 8, keysPerThread: 4 },
+    { headTile: 4, keyThreads: 3, keysPerThread: 1, valueThreads: 3, invocations: 6 },
+    { headTile: 4, keyThreads: 8, keysPerThread: 4, valueThreads: 8, invocations: 1024 },
+    { headTile: 64, keyThreads: 8, keysPerThread: 4, valueThreads: 8, invocations: 64 },
+    { headTile: 4, keyThreads: 8, keysPerThread: 4, valueThreads: 8 },
   ])('with a tile that this device or shape cannot run is ignored as far: %o', (tile) => {
     const entry = { shape, decode: tile, prefill: tiles().prefill } as TuningEntry;
     expect(choose(tuningOf(entry))).toEqual({ ...defaults(), prefill: tiles().prefill });

@@ -82,11 +82,13 @@ describe('the decode tile', () => {
           const label = `headDim ${headDim}, ${layout.dtype}, groupSize ${groupSize}, ${memory} bytes, ${maxInvocations} invocations, subgroups of ${subgroupSize}`;
           const tile = chooseDecodeTile(layout, groupSize, memory, maxInvocations, subgroupSize)!;
           expect(tile, label).toBeDefined();
-          const { headTile, keyThreads, keysPerThread, invocations, subgroups } = tile;
-          expect(!subgroups || (keyThreads <= subgroupSize && Number.isInteger(Math.log2(keyThreads))), label).toBe(true);
+          const { headTile, keyThreads, keysPerThread, valueThreads, invocations, subgroups } = tile;
+          for (const threads of [keyThreads, valueThreads]) {
+            expect(!subgroups || (threads <= subgroupSize && Number.isInteger(Math.log2(threads))), label).toBe(true);
+          }
           expect(headTile, label).toBeLessThanOrEqual(groupSize);
           expect(invocations, label).toBeLessThanOrEqual(maxInvocations);
-          expect([invocations % keyThreads, headDim % keyThreads], label).toEqual([0, 0]);
+          expect([invocations % valueThreads, valueThreads % keyThreads, headDim % valueThreads], label).toEqual([0, 0, 0]);
           expect((invocations / keyThreads) * keysPerThread, label).toBeLessThanOrEqual(invocations);
           const tokenScales = kvFormats[layout.dtype].largest > 0;
           const selectors = {
@@ -98,7 +100,7 @@ describe('the decode tile', () => {
           };
           const used = memoryOf(subgroups ? decodeTeamsKernel : decodeKernel, { ...selectors, ...tile, subgroups: String(subgroups) });
           expect(used, label).toBeLessThanOrEqual(memory);
-          expect(decodeMemory(tile, headDim, layout.dtype, tokenScales), label).toBe(used);
+          expect(decodeMemory(tile, headDim, tokenScales), label).toBe(used);
         }
       }
     }
@@ -127,7 +129,7 @@ describe('the tiles to try', () => {
         const decode = decodeTileSpace(layout, groupSize, memory, maxInvocations, 32);
         expect(decode[0], label).toEqual(chooseDecodeTile(layout, groupSize, memory, maxInvocations, 32));
         expect(distinct(decode), label).toBe(decode.length);
-        for (const tile of decode) expect(decodeMemory(tile, headDim, 'f16', false)).toBeLessThanOrEqual(memory);
+        for (const tile of decode) expect(decodeMemory(tile, headDim, false)).toBeLessThanOrEqual(memory);
       }
     }
   });
@@ -136,7 +138,7 @@ describe('the tiles to try', () => {
     const decode = decodeTileSpace(f16, 4, 49152, 128, 0);
     const prefill = prefillTileSpace(f16, 4, 49152, 128);
     const moving = {
-      decode: ['headTile', 'keyThreads', 'keysPerThread', 'invocations'],
+      decode: ['headTile', 'keyThreads', 'keysPerThread', 'valueThreads', 'invocations'],
       prefill: ['rowTile', 'keyTile', 'rowsPerThread', 'tokens'],
     };
     for (const [space, names] of [[decode, moving.decode] as const, [prefill, moving.prefill] as const]) {
@@ -148,7 +150,7 @@ describe('the tiles to try', () => {
     // With subgroups, those without have their turn, too.
     const both = decodeTileSpace(f16, 4, 49152, 128, 32);
     expect(new Set(both.map(({ subgroups }) => subgroups))).toEqual(new Set([true, false]));
-    expect(both.every(({ subgroups, keyThreads }) => !subgroups || keyThreads <= 32)).toBe(true);
+    expect(both.every(({ subgroups, valueThreads }) => !subgroups || valueThreads <= 32)).toBe(true);
     expect(decodeTileSpace(f16, 4, 49152, 64, 0, 64).every(({ invocations }) => invocations <= 64)).toBe(true);
     expect(decodeTileSpace(f16, 4, 1024, 128, 0)).toEqual([]);
     expect(prefillTileSpace(f16, 4, 1024, 128)).toEqual([]);

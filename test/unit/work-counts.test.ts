@@ -92,7 +92,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 1_968,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 134_407_024 },
-        decode: { grids: { '64 8 1': 1 }, bound: 148_281_988 },
+        decode: { grids: { '8 64 1': 1 }, bound: 148_281_988 },
         merge: { grids: { '8 32 1': 1 }, bound: 13_858_128 },
       },
     },
@@ -106,7 +106,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 1_968,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 69_363_568 },
-        decode: { grids: { '64 8 1': 1 }, bound: 83_238_532 },
+        decode: { grids: { '8 64 1': 1 }, bound: 83_238_532 },
         merge: { grids: { '8 32 1': 1 }, bound: 13_858_128 },
       },
     },
@@ -120,7 +120,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 1_968,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 268_690_288 },
-        decode: { grids: { '64 8 1': 1 }, bound: 282_565_252 },
+        decode: { grids: { '8 64 1': 1 }, bound: 282_565_252 },
         merge: { grids: { '8 32 1': 1 }, bound: 13_858_128 },
       },
     },
@@ -134,7 +134,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 1_200,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 134_370_352 },
-        decode: { grids: { '32 8 1': 1 }, bound: 135_336_772 },
+        decode: { grids: { '8 32 1': 1 }, bound: 135_336_772 },
         merge: { grids: { '8 32 1': 1 }, bound: 912_912 },
       },
     },
@@ -148,7 +148,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 1_224,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 134_407_024 },
-        decode: { grids: { '32 8 1': 1 }, bound: 148_281_988 },
+        decode: { grids: { '8 32 1': 1 }, bound: 148_281_988 },
         prefill: { grids: { '1 8 1': 1 }, bound: 148_281_988 },
         merge: { grids: { '8 32 1': 1 }, bound: 13_858_128 },
       },
@@ -162,7 +162,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 1_660,
       kernels: {
         append: { grids: { '2 1 1': 1 }, bound: 268_624_324 },
-        decode: { grids: { '64 8 1': 1 }, bound: 286_051_032 },
+        decode: { grids: { '8 64 1': 1 }, bound: 286_051_032 },
         merge: { grids: { '1 32 1': 1 }, bound: 17_500_580 },
       },
     },
@@ -175,7 +175,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 3_664,
       kernels: {
         append: { grids: { '128 1 1': 1 }, bound: 1_074_526_720 },
-        decode: { grids: { '64 8 1': 1 }, bound: 1_095_664_404 },
+        decode: { grids: { '8 64 1': 1 }, bound: 1_095_664_404 },
       },
     },
   },
@@ -214,7 +214,7 @@ const layers: readonly Layer[] = [
       kernels: {
         'update block table': { grids: { '2 1 1': 1 }, bound: 288_448 },
         append: { grids: { '4216 1 1': 1 }, bound: 529_294_576 },
-        decode: { grids: { '120 8 1': 1 }, bound: 596_306_948 },
+        decode: { grids: { '8 120 1': 1 }, bound: 596_306_948 },
         prefill: { grids: { '256 8 1': 1 }, bound: 596_306_948 },
         merge: { grids: { '60 32 1': 1 }, bound: 49_965_264 },
       },
@@ -232,7 +232,7 @@ const layersByMatrices: readonly Layer[] = [
       bytesWritten: 1_968,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 69_363_568 },
-        decode: { grids: { '64 8 1': 1 }, bound: 83_238_532 },
+        decode: { grids: { '8 64 1': 1 }, bound: 83_238_532 },
         merge: { grids: { '8 32 1': 1 }, bound: 13_858_128 },
       },
     },
@@ -259,7 +259,7 @@ const layersByMatrices: readonly Layer[] = [
       kernels: {
         'update block table': { grids: { '2 1 1': 1 }, bound: 288_448 },
         append: { grids: { '4216 1 1': 1 }, bound: 529_294_576 },
-        decode: { grids: { '120 8 1': 1 }, bound: 596_306_948 },
+        decode: { grids: { '8 120 1': 1 }, bound: 596_306_948 },
         'prefill by matrices': { grids: { '128 8 1': 1 }, bound: 596_306_948 },
         merge: { grids: { '60 32 1': 1 }, bound: 49_965_264 },
       },

@@ -1,0 +1,95 @@
+/** Decode tiles in which more invocations read a value together than a key: every value in float64 beside it, in a poisoned pool. */
+import type { KernelChoice } from '../../src/attention/tuned.ts';
+import { type SpecContext, spec } from '../harness/harness.ts';
+import type { GridCase } from './grid.ts';
+import type { CaseChange } from './grid-inputs.ts';
+import { GridTotals, runCases } from './grid-run.ts';
+
+interface CrewLayout extends Pick<GridCase, 'heads' | 'headDim' | 'storage'> {
+  readonly keyThreads: number;
+  readonly keysPerThread: number;
+  readonly valueThreads: number;
+  readonly crews: number;
+  readonly headTile: number;
+  readonly loadWords: number;
+}
+
+const base: Omit<GridCase, 'device' | 'maxInvocations' | 'heads' | 'headDim' | 'storage'> = {
+  blockSize: 16,
+  buffers: 1,
+  modified: false,
+  lengths: 'three long and a draft',
+  window: 'none',
+  keepFirst: 0,
+  softcap: 'none',
+  alibi: 'none',
+  sinks: 'none',
+  splits: 'none',
+  order: 'causal',
+  prefix: 'own',
+  route: 'by length',
+  deterministic: false,
+  logSumExp: true,
+  operands: 'apart',
+  rotary: 'none',
+};
+
+/** Every key raises the reference: scores are those of the keys' places, times the default scale. */
+const rising: CaseChange = {
+  adapt: ({ query, key }, place) => {
+    for (let i = 0; i < query.length; i++) query[i] = i % 16 === 3 ? 8 : 0;
+    for (let i = 0; i < key.length; i++) key[i] = i % 16 === 3 ? place - 500 : 0;
+  },
+};
+
+const cases: readonly (readonly [Partial<GridCase>, CaseChange?])[] = [
+  [{ alibi: 'linear', softcap: 30 }],
+  [{ window: 64, keepFirst: 70, sinks: 'normal' }],
+  [{ splits: 7, sinks: '+-40' }],
+  [{}, rising],
+];
+
+async function run(t: SpecContext, layout: CrewLayout, subgroups: boolean): Promise<void> {
+  const { keyThreads, keysPerThread, valueThreads, crews, headTile, loadWords, ...shape } = layout;
+  const decode = { headTile, keyThreads, keysPerThread, valueThreads, invocations: crews * valueThreads, loadWords, subgroups };
+  const kernels = { name: JSON.stringify(decode), of: (choice: KernelChoice) => ({ ...choice, decode }) };
+  for (const [change, more] of cases) {
+    const of = { ...base, ...shape, device: t.variant, maxInvocations: 8, ...change } as GridCase;
+    await runCases(t, t.gpu, [[0, of]], new GridTotals(), { ...more, kernels });
+  }
+}
+
+const byBarriers: Readonly<Record<string, CrewLayout>> = {
+  'f16, crews of four teams': {
+    ...{ heads: '8/2', headDim: 64, storage: 'f16' },
+    ...{ keyThreads: 2, keysPerThread: 2, valueThreads: 8, crews: 2, headTile: 4, loadWords: 4 },
+  },
+  'int8, one crew of two teams': {
+    ...{ heads: '14/2', headDim: 128, storage: 'int8 by token' },
+    ...{ keyThreads: 4, keysPerThread: 4, valueThreads: 8, crews: 1, headTile: 4, loadWords: 4 },
+  },
+  'e4m3, keys of one invocation, a row of five loads': {
+    ...{ heads: '5/1', headDim: 80, storage: 'e4m3 by tensor' },
+    ...{ keyThreads: 1, keysPerThread: 1, valueThreads: 5, crews: 3, headTile: 5, loadWords: 4 },
+  },
+};
+
+for (const [name, layout] of Object.entries(byBarriers)) {
+  spec(`by barriers: ${name}`, (t) => run(t, layout, false), { devices: 'default', hostIndependent: true });
+}
+
+for (const storage of ['int8 by token', 'e5m2 by tensor', 'f16'] as const) {
+  spec(
+    `by subgroups: ${storage}`,
+    async (t) => {
+      // Of the largest crews that a subgroup holds, and of two teams.
+      const widest = Math.min(16, t.gpu.subgroupMinSize);
+      for (const teams of [4, 2]) {
+        const keyThreads = Math.max(1, widest / teams);
+        const tile = { keyThreads, keysPerThread: Math.min(4, keyThreads), valueThreads: widest, crews: 2, headTile: 4 };
+        await run(t, { heads: '8/2', headDim: 128, storage, ...tile, loadWords: storage === 'f16' ? 4 : 2 }, true);
+      }
+    },
+    { devices: 'default', requires: ['subgroups'] },
+  );
+}
