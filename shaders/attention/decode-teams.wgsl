@@ -18,7 +18,6 @@ const roundKeys = teams * keysPerThread;
 const keyTile = teams * keyThreads;
 const ownScores = max(padded / keyThreads, 1u);
 const copies = max(keyThreads / padded, 1u); // lanes that have the same score
-const allExist = padded == keysPerThread * headTile && copies == 1u;
 
 var<workgroup> queries: array<vec4f, headTile * columns>;
 var<workgroup> parts: array<f32, crews * headDim>; // what the crews hand over of one head
@@ -46,11 +45,10 @@ fn main(
   let heads = min(headTile, groupSize - workgroup.z * headTile); // the last tile of a group may have spare rows
   let team = local / keyThreads;
   let lane = local % keyThreads;
+  let firstLane = subgroupLane - lane; // of the team, in its subgroup
   let crew = local / valueThreads;
   let valueLane = local % valueThreads;
-  // In the subgroup. As bits, so that a compiler sees that lanes shuffled from are lanes of a subgroup, and leaves out its check.
-  let firstLane = subgroupLane & ~(keyThreads - 1u);
-  let firstOfCrew = subgroupLane & ~(valueThreads - 1u);
+  let firstOfCrew = subgroupLane - valueLane;
   let firstInWindow = windowBegin(span);
   let plain = plainKeys(span, keyEnd);
   // Of a tile: the key that this invocation looks up, and the first of the team in a round.
@@ -100,7 +98,7 @@ fn main(
   var sums: array<vec2f, ownScores>;
   for (var n = 0u; n < ownScores; n++) { // unrolled
     let i = lane / copies * ownScores + n;
-    ownExists[n] = allExist || (i < keysPerThread * headTile && lane % copies == 0u);
+    ownExists[n] = i < keysPerThread * headTile && lane % copies == 0u;
     ownKey[n] = min(i / headTile, keysPerThread - 1u);
     ownHead[n] = i % headTile;
     reference[n] = startMaximum(firstHead + ownHead[n], ownHead[n] < heads, segment);
@@ -112,7 +110,7 @@ fn main(
   var keys: array<PoolLoad, rawLoads>;
   var values: array<PoolLoad, rawLoads>;
   for (var j = 0u; j < keysPerThread; j++) { // unrolled
-    let keyRow = subgroupShuffle(row, firstLane | j);
+    let keyRow = subgroupShuffle(row, firstLane + j);
     for (var u = 0u; u < keyUnits; u++) { // unrolled
       keys[j * keyUnits + u] = loadUnit(keyRow, lane + u * keyThreads);
     }
@@ -120,7 +118,7 @@ fn main(
   while (tile + round * roundKeys < keyEnd) {
     for (var t = 0u; t < teamsOfCrew; t++) { // unrolled
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        let valueRow = subgroupShuffle(row, firstOfCrew | (t * keyThreads + round % rounds * keysPerThread + j));
+        let valueRow = subgroupShuffle(row, firstOfCrew + t * keyThreads + round * keysPerThread + j);
         for (var u = 0u; u < valueUnits; u++) { // unrolled
           values[(t * keysPerThread + j) * valueUnits + u] = loadUnit(valueRow + valueOffset(), valueLane + u * valueThreads);
         }
@@ -149,12 +147,12 @@ fn main(
     // Of the scores' keys, before the next tile takes the place of this one.
     let isPlainTile = isPlain(tile, keyTile, plain);
     let firstKey = tile + round * roundKeys + firstOfTeam;
-    let firstLookup = firstLane | (round % rounds * keysPerThread);
+    let firstLookup = firstLane + round * keysPerThread;
     var ownScales: array<vec2f, ownScores>;
     for (var n = 0u; n < ownScores; n++) { // unrolled
       ownScales[n] = vec2f(1.0);
       if (tokenScales) {
-        ownScales[n] = vec2f(subgroupShuffle(scales.x, firstLookup | ownKey[n]), subgroupShuffle(scales.y, firstLookup | ownKey[n]));
+        ownScales[n] = vec2f(subgroupShuffle(scales.x, firstLookup + ownKey[n]), subgroupShuffle(scales.y, firstLookup + ownKey[n]));
       }
     }
     round++;
@@ -170,7 +168,7 @@ fn main(
       laterSlot = findSlot(later + lookedUp, isPlain(later, keyTile, plain), keyEnd, token, tableStart);
     }
     for (var j = 0u; j < keysPerThread; j++) { // unrolled
-      let keyRow = subgroupShuffle(row, firstLane | (round % rounds * keysPerThread + j));
+      let keyRow = subgroupShuffle(row, firstLane + round * keysPerThread + j);
       for (var u = 0u; u < keyUnits; u++) { // unrolled
         keys[j * keyUnits + u] = loadUnit(keyRow, lane + u * keyThreads);
       }
@@ -220,12 +218,12 @@ fn main(
         highest[n] = reference[n];
       }
       for (var g = 0u; g < headTile; g++) { // unrolled
-        let before = subgroupShuffle(reference[g % ownScores], firstLane | (g / ownScores * copies));
+        let before = subgroupShuffle(reference[g % ownScores], firstLane + g / ownScores * copies);
         var after = before;
         for (var t = 0u; t < teamsOfCrew; t++) { // unrolled
           for (var j = 0u; j < keysPerThread; j++) { // unrolled
             let i = j * headTile + g;
-            after = max(after, subgroupShuffle(score[i % ownScores], firstOfCrew | (t * keyThreads + i / ownScores * copies)));
+            after = max(after, subgroupShuffle(score[i % ownScores], firstOfCrew + t * keyThreads + i / ownScores * copies));
           }
         }
         let factor = rescale(before, after);
@@ -252,7 +250,7 @@ fn main(
         var shares: array<f32, headTile>;
         for (var g = 0u; g < headTile; g++) { // unrolled
           let i = j * headTile + g;
-          shares[g] = subgroupShuffle(ownWeight[i % ownScores], firstOfCrew | (t * keyThreads + i / ownScores * copies));
+          shares[g] = subgroupShuffle(ownWeight[i % ownScores], firstOfCrew + t * keyThreads + i / ownScores * copies);
         }
         for (var u = 0u; u < valueUnits; u++) { // unrolled
           for (var v = 0u; v < unitVectors; v++) { // unrolled
