@@ -198,9 +198,9 @@ export function chooseDecodeTile(
 }
 
 /**
- * By subgroups, the best of the tiles tried on an H100 (`npm run tune` tries more): invocations that share a key and a value, keys in flight, invocations
- * of a workgroup, and u32 of a load. In Dawn, us for 64 x 4096, 8 x 1024 and 1 x 65536: f32 700 (barriers: 777), f16 361, 24.7 and 106 (by 16
- * invocations 375, 25, 108).
+ * By subgroups, the best of the tiles tried on an H100 (`npm run bench -- attention --filter "sweep of single tokens"` tries more): invocations that share
+ * a key and a value, keys in flight, invocations of a workgroup, and u32 of a load. In Dawn, us for 64 x 4096 and 8 x 1024: f16 356 and 23.5 (by 8
+ * invocations 380, 24.7), int8 235 and 20.6, e4m3 247, 20.3 and e5m2 234, 19.8 (a key by 4 invocations, 2 keys: 245, 20.9; 243, 20.1; 236).
  */
 const subgroupTiles: Readonly<
   Record<KvDtype, Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'invocations' | 'loadWords'> & { readonly keys: number }>
