@@ -37,12 +37,16 @@ export function startRequest(
 ): RunningRequest {
   const generations: Generation[] = [];
   const abort = () => generations.forEach((one) => void one.abort());
-  const all = { ...options, signal, ...(constraint && { allowedTokens: constraint.allowedTokens }) };
+  const all = { ...options, ...(constraint && { allowedTokens: constraint.allowedTokens }) };
+  // One listener, however many prompts: Node warns of more than ten.
+  const ends = prompts.map(() => new AbortController());
+  signal.addEventListener('abort', () => ends.forEach((end) => void end.abort(signal.reason)), { once: true });
   const samples = options.n ?? 1;
   try {
+    signal.throwIfAborted();
     checkCount(engine, prompts.length, samples);
-    for (const prompt of prompts) {
-      const generation = engine.generate(prompt, all);
+    for (const [i, prompt] of prompts.entries()) {
+      const generation = engine.generate(prompt, { ...all, signal: ends[i].signal });
       generations.push(generation);
       const { length } = generation.promptIds;
       if (length >= engine.maxSequenceLength) throw new ContextLengthError(length, engine.maxSequenceLength);

@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events';
 import { BlocksExhaustedError, CapacityExceededError, DeviceLostError } from 'pagewise';
 import { describe, expect, test, vi } from 'vitest';
 import { fakeEngine } from './fake-engine.ts';
@@ -203,6 +204,15 @@ describe('a client that goes away', () => {
     const made = engine.made();
     await new Promise((resolve) => setTimeout(resolve, 20));
     expect(engine.made()).toBe(made);
+  });
+
+  test('is listened for once, however many prompts it sent', async () => {
+    const body = JSON.stringify({ prompt: Array(12).fill('a'), max_tokens: 1, stream: true });
+    const headers = { 'content-type': 'application/json' };
+    const request = new Request('http://host/v1/completions', { method: 'POST', headers, body });
+    const response = await serve().handler(request);
+    expect(getEventListeners(request.signal, 'abort')).toHaveLength(1);
+    expect(choicesOf(await eventsOf(response))).toHaveLength(12);
   });
 
   test('ends its generations when the stream is cancelled', async () => {
