@@ -6,26 +6,21 @@ import { GridTotals, gridOptions, runCases } from './grid-run.ts';
 
 const parts = 6;
 
-/** Values of a row that are beyond the tolerance together, about. */
-const valuesTogether = 16;
-
 /**
- * Of so many values of a storage, those that its codes alone may put beyond the tolerance: a few rows have scores that rounded keys move far; in int8
- * with a scale for each row there are none. Four standard deviations are left to chance, since a run has few layouts of each storage, and the
- * values of a row go together.
+ * Of so many rows of a storage, those in which its codes alone may put values beyond the tolerance. Rows are what is independent: one whose scores move
+ * far has many such values. Ten seeds had 2 of 165,000 rows in int8 by tensor, none of 270,000 in e4m3, and up to 1 in 100 in e5m2.
  */
-function beyondLimit(storage: string, values: number): number {
+function beyondLimit(storage: string, rows: number): number {
   if (storage === 'int8 by token') return 0;
-  const expected = values / (storage.startsWith('e5m2') ? 1000 : 100_000);
-  return expected + 4 * Math.sqrt(expected * valuesTogether);
+  return storage.startsWith('e5m2') ? Math.max(12, rows / 100) : Math.max(8, rows / 2000);
 }
 
 /** What was counted of each storage, on all devices. */
 function storagesOf(totals: readonly GridTotals[]) {
   return [...new Set(totals.flatMap(({ coarse }) => [...coarse.keys()]))].map((storage) => {
     const counts = totals.flatMap(({ coarse }) => coarse.get(storage) ?? []);
-    const sum = (of: 'values' | 'beyond') => counts.reduce((all, one) => all + one[of], 0);
-    return { storage, values: sum('values'), beyond: sum('beyond'), where: counts.map(({ where }) => where).join(' ') };
+    const sum = (of: 'rows' | 'beyond') => counts.reduce((all, one) => all + one[of], 0);
+    return { storage, rows: sum('rows'), beyond: sum('beyond'), where: counts.map(({ where }) => where).join(' ') };
   });
 }
 
@@ -76,12 +71,12 @@ spec(
       const times = ran.reduce((sum, { effects }) => sum + (effects.get(option) ?? 0), 0);
       expect(times > 0, `in no case did ${option} change a result`);
     }
-    for (const { storage, beyond, values, where } of storagesOf(ran)) {
-      const allowed = beyondLimit(storage, values);
-      t.log(`${storage}: its codes alone put ${beyond} of ${values} values beyond the tolerance`);
+    for (const { storage, beyond, rows, where } of storagesOf(ran)) {
+      const allowed = beyondLimit(storage, rows);
+      t.log(`${storage}: its codes alone put a value of ${beyond} of ${rows} rows beyond the tolerance`);
       expect(
         beyond <= allowed,
-        `the codes of ${storage} put ${beyond} of ${values} values beyond the tolerance, allowed are ${allowed}: ${where}`,
+        `the codes of ${storage} put a value of ${beyond} of ${rows} rows beyond the tolerance, allowed are ${allowed}: ${where}`,
       );
     }
   },

@@ -20,8 +20,8 @@ export class GridTotals {
   cases = 0;
   /** Options whose absence would have changed a result. */
   readonly effects = new Map<NonNullable<Without['option']>, number>();
-  /** By storage: output values held against unrounded rows, and those of them that the codes themselves keep from being near. */
-  readonly coarse = new Map<string, { values: number; beyond: number; where: string }>();
+  /** By storage: output rows held against attention over rows that were not rounded, and those with a value that codes themselves keep from being near. */
+  readonly coarse = new Map<string, { rows: number; beyond: number; where: string }>();
   readonly #layouts = new Set<string>();
   readonly #caches = new Set<LaunchCache>();
 
@@ -165,16 +165,15 @@ function compareUnstored(
     known.set(row.sequence, keys);
     return expectedRow(of, inputs, row, keys).output;
   });
-  const count = totals.coarse.get(of.storage) ?? { values: 0, beyond: 0, where: '' };
+  const count = totals.coarse.get(of.storage) ?? { rows: 0, beyond: 0, where: '' };
   totals.coarse.set(of.storage, count);
   const isBeyond = (r: number, d: number) => Math.abs(rounded[r][d] - exact[r][d]) > tolerance + tolerance * Math.abs(exact[r][d]);
   rows.forEach(({ batchToken, head }, r) => {
-    count.values += of.headDim;
-    for (let d = 0; d < of.headDim; d++) {
-      if (!isBeyond(r, d)) continue;
-      count.beyond++;
-      count.where = `[${batchToken}, ${head}, ${d}] is ${rounded[r][d]}, expected ${exact[r][d]} (${describe(of)})`;
-    }
+    count.rows++;
+    const d = exact[r].findIndex((_, d) => isBeyond(r, d));
+    if (d < 0) return;
+    count.beyond++;
+    count.where = `[${batchToken}, ${head}, ${d}] is ${rounded[r][d]}, expected ${exact[r][d]} (${describe(of)})`;
   });
   compare('output, against unrounded rows', rows, actual, exact, { atol: tolerance, rtol: tolerance }, isBeyond);
 }
