@@ -27,6 +27,8 @@ export interface ServeProgramOptions {
   readonly subgroupMatrices: boolean;
   readonly launchCache: 'on' | 'off' | 'verify' | undefined;
   readonly runAhead: number | undefined;
+  /** Tokens of a guess. */
+  readonly speculate: number | undefined;
   readonly tuning: string | undefined;
   /** Seconds. */
   readonly drain: number;
@@ -63,6 +65,9 @@ export function readServeOptions(programArguments: readonly string[]): ServeProg
     .option('--no-subgroup-matrices', "compute in f32 throughout, not on the GPU's matrix units")
     .addOption(choiceOption('--launch-cache <mode>', 'on, off or verify', ['on', 'off', 'verify']))
     .addOption(numberOption('--run-ahead <number>', 'steps submitted before the first answer is back', numberRules.runAhead))
+    .addOption(
+      numberOption('--speculate <number>', 'guess so many tokens from the text so far and verify them in one step', numberRules.speculate),
+    )
     .option('--tuning <file>', 'a file of npm run tune -- --output (default: what npm run tune found here)')
     .addOption(count('--drain <seconds>', 'how long running requests may take after SIGTERM').default(30))
     .helpOption('-h, --help', 'show this')
@@ -77,9 +82,10 @@ export function readServeOptions(programArguments: readonly string[]): ServeProg
 /** What the engine is loaded with, as given: it has its own defaults. */
 export function engineOptions(options: ServeProgramOptions): EngineOptions {
   const { maxSequences, maxWaiting, contextLength, numBlocks, maxTokensPerStep, prefixCaching } = options;
-  const { kvDtype, blockSize, subgroupMatrices, launchCache, runAhead } = options;
+  const { kvDtype, blockSize, subgroupMatrices, launchCache, runAhead, speculate: numTokens } = options;
   return {
     ...{ maxSequences, maxWaiting, contextLength, numBlocks, maxTokensPerStep, prefixCaching },
     ...{ kvDtype, blockSize, subgroupMatrices, launchCache, runAhead },
+    ...(numTokens !== undefined && { speculate: { numTokens } }),
   };
 }

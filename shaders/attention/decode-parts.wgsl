@@ -48,8 +48,8 @@ fn isPlain(tile: u32, keysPerTile: u32, plain: vec2<u32>) -> bool {
 
 // The slot of a key of the item. One that is not seen may have no block; the token's own key takes its place, so that loads need no condition, and
 // its weight is 0.
-fn findSlot(key: u32, isPlain: bool, keyEnd: u32, token: u32, tableStart: u32) -> u32 {
-  if (isPlain) {
+fn findSlot(key: u32, plainTile: bool, keyEnd: u32, token: u32, tableStart: u32) -> u32 {
+  if (plainTile) {
     return slotOf(tableStart, key);
   }
   let span = loadSpan(token);

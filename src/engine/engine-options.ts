@@ -3,8 +3,8 @@ import { blockBytes, checkLayout, type KvDtype, type KvLayout } from '../attenti
 import type { LaunchCacheMode, LaunchEvent } from '../launch/cache.ts';
 import type { Tracer } from '../launch/trace.ts';
 import type { ModelConfig } from './config.ts';
-import { checkInteger, maxRunAhead } from './options.ts';
-import type { LoadProgress } from './types.ts';
+import { checkInteger, checkSpeculation, maxRunAhead } from './options.ts';
+import type { LoadProgress, Speculation } from './types.ts';
 import { blocksAtOnce } from './window.ts';
 
 export interface EngineOptions {
@@ -48,6 +48,8 @@ export interface EngineOptions {
   readonly trace?: Tracer;
   /** Steps submitted before the first readback returns, 1 to 32; default: measured when the engine is loaded. */
   readonly runAhead?: number;
+  /** For requests that do not say (`GenerateOptions.speculate`) and can: without penalties and `allowedTokens`. Default none. */
+  readonly speculate?: Speculation;
   readonly onProgress?: (progress: LoadProgress) => void;
   readonly signal?: AbortSignal;
 }
@@ -68,6 +70,7 @@ export interface EngineSizes {
 export function engineSizes(options: EngineOptions, config: ModelConfig): EngineSizes {
   const { runAhead, maxSequences = 8, blockSize = 16, longPrefillThreshold, maxWaiting, kvDtype = 'f32' } = options;
   if (runAhead !== undefined) checkInteger('runAhead', runAhead, 1, maxRunAhead);
+  if (options.speculate) checkSpeculation(options.speculate);
   const contextLength = options.contextLength ?? config.contextLength;
   checkInteger('contextLength', contextLength, 2, config.contextLength);
   checkInteger('maxSequences', maxSequences, 1, 1024);

@@ -20,7 +20,7 @@ import { maxTopLogprobs } from './sampling.ts';
 import { Scheduler } from './scheduler.ts';
 import { type LoopParts, StepLoop } from './step-loop.ts';
 import { createTokenizer, type Tokenizer } from './tokenizer.ts';
-import type { EngineStats, GenerateOptions, Generation } from './types.ts';
+import type { EngineStats, GenerateOptions, Generation, Speculation } from './types.ts';
 import { loadWeights, type ModelWeights } from './weights.ts';
 import { blocksAtOnce, longestSequence, tokensAtOnce } from './window.ts';
 
@@ -60,6 +60,7 @@ export class Engine {
   readonly #loop: StepLoop;
   readonly #forwardParts: ForwardParts;
   #runAhead = 1;
+  #speculate: Speculation | undefined;
   #destroyed = false;
 
   /**
@@ -120,6 +121,7 @@ export class Engine {
         ...{ gpu, config, tokenizer, kv, defaults, cache, model, weights, ring, scheduler, prefixes },
         maxWaiting: maxWaiting ?? Number.POSITIVE_INFINITY,
       });
+      engine.#speculate = options.speculate;
       engine.#runAhead = runAhead ?? (await measureRunAhead(engine.#forwardParts, ring, sizes.contextLength));
       engine.#loop.tracer = options.trace; // from here on: what was measured above knows nothing of it
       cache.freeze('throw');
@@ -191,7 +193,8 @@ export class Engine {
     const promptIds = typeof prompt === 'string' ? this.#encode(prompt, options) : prompt;
     const { config, tokenizer, contextLength, maxSequenceLength } = this;
     const spec = checkOptions(promptIds, options, {
-      ...{ vocabSize: config.vocabSize, contextLength, maxSequenceLength, runAhead: this.#runAhead, hasTokenizer: tokenizer !== undefined },
+      ...{ vocabSize: config.vocabSize, contextLength, maxSequenceLength, runAhead: this.#runAhead },
+      ...{ speculate: this.#speculate, hasTokenizer: tokenizer !== undefined },
       defaults: { ...this.defaults, eosTokenIds: this.defaults.eosTokenIds ?? config.eosTokenIds },
     });
     const loop = this.#loop;

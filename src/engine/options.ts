@@ -36,6 +36,8 @@ export interface GenerationLimits {
   readonly maxSequenceLength?: number;
   /** Depth where the request names none. */
   readonly runAhead: number;
+  /** For requests that name none, and can. */
+  readonly speculate?: Speculation;
   readonly hasTokenizer: boolean;
   readonly defaults: SamplingDefaults;
 }
@@ -54,8 +56,10 @@ export function checkOptions(promptIds: readonly number[], options: GenerateOpti
   if (typeof cacheSalt !== 'string') throw new InvalidArgumentError('cacheSalt', cacheSalt, 'a text');
   if (allowedTokens !== undefined && typeof allowedTokens !== 'function')
     throw new InvalidArgumentError('allowedTokens', allowedTokens, 'a function from the ids so far to a mask');
-  const speculate = options.speculate && checkSpeculation(options.speculate);
-  if (speculate && (allowedTokens || usesPenalties(first)))
+  const needsEachToken = allowedTokens !== undefined || usesPenalties(first);
+  const guess = options.speculate ?? (needsEachToken ? undefined : limits.speculate);
+  const speculate = guess ? checkSpeculation(guess) : undefined;
+  if (speculate && needsEachToken)
     throw new InvalidArgumentError('speculate', 'given', 'left out with penalties or allowedTokens: they need each token before the next');
   return {
     promptIds,
@@ -68,7 +72,8 @@ export function checkOptions(promptIds: readonly number[], options: GenerateOpti
   };
 }
 
-function checkSpeculation({ numTokens, maxNgram = 3, minNgram = 1 }: Speculation): PromptLookup {
+/** @throws {InvalidArgumentError} */
+export function checkSpeculation({ numTokens, maxNgram = 3, minNgram = 1 }: Speculation): PromptLookup {
   checkInteger('speculate.numTokens', numTokens, 1, maxDraft);
   checkInteger('speculate.maxNgram', maxNgram, 1, maxNgramLength);
   checkInteger('speculate.minNgram', minNgram, 1, maxNgram);

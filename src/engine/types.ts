@@ -46,9 +46,9 @@ export interface GenerateOptions {
   readonly allowedTokens?: AllowedTokens;
   /**
    * Guess tokens from what stands in prompt and output, and let one step verify several: the same tokens, in fewer steps where texts repeat themselves. Such a request
-   * does not run ahead, since a guess needs the tokens before it. Not together with penalties or `allowedTokens`.
+   * does not run ahead, since a guess needs the tokens before it. Not together with penalties or `allowedTokens`. Default: the engine's; false: none.
    */
-  readonly speculate?: Speculation;
+  readonly speculate?: Speculation | false;
   /** Lower goes first; default 0. */
   readonly priority?: number;
   /** Keeps prefixes apart that are equal: only requests of one salt share cached blocks. */

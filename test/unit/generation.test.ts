@@ -53,6 +53,18 @@ describe('options', () => {
     });
   });
 
+  it('guess as the engine does, where they say nothing and can', () => {
+    const engine = { speculate: { numTokens: 2 } };
+    const guess = (options: GenerateOptions) => check(options, undefined, engine).speculate?.numTokens;
+    expect(guess({})).toBe(2);
+    expect(guess({ speculate: { numTokens: 4 } })).toBe(4);
+    expect([guess({ speculate: false }), guess({ presencePenalty: 1 }), guess({ allowedTokens: () => undefined })]).toEqual([
+      undefined,
+      undefined,
+      undefined,
+    ]);
+  });
+
   it('wait for each token where a hook wants to be asked', () => {
     expect(check({ allowedTokens: () => undefined, runAhead: 8 }).runAhead).toBe(1);
   });
@@ -127,6 +139,7 @@ describe('sizes of an engine', () => {
     [{ longPrefillThreshold: 0 }, /longPrefillThreshold is 0/],
     [{ maxWaiting: -1 }, /maxWaiting is -1/],
     [{ runAhead: 40 }, /runAhead is 40/],
+    [{ speculate: { numTokens: 16 } }, /speculate\.numTokens is 16/],
     [{ contextLength: 1 }, /contextLength is 1/],
     [{ contextLength: 2048 }, /contextLength is 2048/],
     [{ blockSize: 12 }, /blockSize is 12/],

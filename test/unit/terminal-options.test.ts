@@ -23,6 +23,7 @@ describe('the engine of npm run serve', () => {
     expect(of('--no-subgroup-matrices', '--no-prefix-caching', '--num-blocks', '99', '--max-waiting', '7')).toEqual({
       ...{ maxWaiting: 7, numBlocks: 99, prefixCaching: false, subgroupMatrices: false },
     });
+    expect(of('--speculate', '5')).toMatchObject({ speculate: { numTokens: 5 } });
     const sizes = ['--max-sequences', '4', '--context-length', '100', '--max-tokens-per-step', '64'];
     expect(of(...sizes, '--kv-dtype', 'int8', '--block-size', '8', '--launch-cache', 'off', '--run-ahead', '2')).toEqual({
       ...{ maxSequences: 4, maxWaiting: 256, contextLength: 100, maxTokensPerStep: 64, prefixCaching: true },
