@@ -65,12 +65,12 @@ const byBarriers: Readonly<Record<string, CrewLayout>> = {
     ...{ keyThreads: 2, keysPerThread: 2, valueThreads: 8, crews: 2, headTile: 4, loadWords: 4 },
   },
   'int8, one crew of two teams': {
-    ...{ heads: '14/2', headDim: 128, storage: 'int8 by token' },
-    ...{ keyThreads: 4, keysPerThread: 4, valueThreads: 8, crews: 1, headTile: 4, loadWords: 4 },
+    ...{ heads: '14/2', headDim: 64, storage: 'int8 by token' },
+    ...{ keyThreads: 2, keysPerThread: 2, valueThreads: 4, crews: 1, headTile: 4, loadWords: 4 },
   },
   'e4m3, keys of one invocation, a row of five loads': {
     ...{ heads: '5/1', headDim: 80, storage: 'e4m3 by tensor' },
-    ...{ keyThreads: 1, keysPerThread: 1, valueThreads: 5, crews: 3, headTile: 5, loadWords: 4 },
+    ...{ keyThreads: 1, keysPerThread: 1, valueThreads: 5, crews: 3, headTile: 3, loadWords: 4 },
   },
 };
 
@@ -86,10 +86,10 @@ for (const [storage, teams] of [
   spec(
     `by subgroups: ${storage}, crews of ${teams} teams`,
     async (t) => {
-      const valueThreads = Math.min(16, t.gpu.subgroupMinSize);
+      const valueThreads = Math.min(8, t.gpu.subgroupMinSize);
       const keyThreads = valueThreads / teams;
-      const tile = { keyThreads, keysPerThread: Math.min(4, keyThreads), valueThreads, crews: 2, headTile: 4 };
-      await run(t, { heads: '8/2', headDim: 128, storage, ...tile, loadWords: storage === 'f16' ? 4 : 2 }, true);
+      const tile = { keyThreads, keysPerThread: keyThreads, valueThreads, crews: 2, headTile: 2 };
+      await run(t, { heads: '8/2', headDim: 64, storage, ...tile, loadWords: storage === 'f16' ? 4 : 2 }, true);
     },
     { devices: 'default', requires: ['subgroups'] },
   );
