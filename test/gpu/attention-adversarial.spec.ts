@@ -1,40 +1,11 @@
 /** What is hard on attention, beyond the pairs of the grid; every value in float64 beside it, in a poisoned pool. All on two layouts. */
 import { spec } from '../harness/harness.ts';
-import type { GridCase } from './grid.ts';
-import type { CaseChange } from './grid-inputs.ts';
+import { type GridCase, plainCase } from './grid.ts';
+import { aligned, type CaseChange } from './grid-inputs.ts';
 import { GridTotals, runCases } from './grid-run.ts';
 import { invocationsFor } from './paged.ts';
 
-const base: Omit<GridCase, 'device' | 'maxInvocations'> = {
-  heads: '8/2',
-  headDim: 64,
-  blockSize: 16,
-  storage: 'f32',
-  buffers: 1,
-  modified: false,
-  lengths: 'three long and a draft',
-  window: 'none',
-  keepFirst: 0,
-  softcap: 'none',
-  alibi: 'none',
-  sinks: 'none',
-  splits: 'none',
-  order: 'causal',
-  prefix: 'own',
-  route: 'by length',
-  deterministic: false,
-  logSumExp: true,
-  operands: 'apart',
-  rotary: 'none',
-};
-
-/** All scores are `strength` of the key's place, times the default scale: queries and keys lie along one dimension. */
-const aligned =
-  (strength: (place: number) => number): CaseChange['adapt'] =>
-  ({ query, key }, place) => {
-    for (let i = 0; i < query.length; i++) query[i] = i % base.headDim === 3 ? 8 : 0;
-    for (let i = 0; i < key.length; i++) key[i] = i % base.headDim === 3 ? strength(place) : 0;
-  };
+const base = { ...plainCase, heads: '8/2', headDim: 64 } as const;
 
 const cases: Readonly<Record<string, readonly [Partial<GridCase>, CaseChange?]>> = {
   'scores near -300 in a window': [{ window: 40 }, { adapt: aligned(() => -300) }],

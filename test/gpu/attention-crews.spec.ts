@@ -1,8 +1,8 @@
 /** Decode tiles in which more invocations read a value together than a key: every value in float64 beside it, in a poisoned pool. */
 import type { KernelChoice } from '../../src/attention/tuned.ts';
 import { type SpecContext, spec } from '../harness/harness.ts';
-import type { GridCase } from './grid.ts';
-import type { CaseChange } from './grid-inputs.ts';
+import { type GridCase, plainCase } from './grid.ts';
+import { aligned, type CaseChange } from './grid-inputs.ts';
 import { GridTotals, runCases } from './grid-run.ts';
 
 interface CrewLayout extends Pick<GridCase, 'heads' | 'headDim' | 'storage'> {
@@ -14,39 +14,12 @@ interface CrewLayout extends Pick<GridCase, 'heads' | 'headDim' | 'storage'> {
   readonly loadWords: number;
 }
 
-const base: Omit<GridCase, 'device' | 'maxInvocations' | 'heads' | 'headDim' | 'storage'> = {
-  blockSize: 16,
-  buffers: 1,
-  modified: false,
-  lengths: 'three long and a draft',
-  window: 'none',
-  keepFirst: 0,
-  softcap: 'none',
-  alibi: 'none',
-  sinks: 'none',
-  splits: 'none',
-  order: 'causal',
-  prefix: 'own',
-  route: 'by length',
-  deterministic: false,
-  logSumExp: true,
-  operands: 'apart',
-  rotary: 'none',
-};
-
-/** Every key raises the reference: scores are those of the keys' places, times the default scale. */
-const rising: CaseChange = {
-  adapt: ({ query, key }, place) => {
-    for (let i = 0; i < query.length; i++) query[i] = i % 16 === 3 ? 8 : 0;
-    for (let i = 0; i < key.length; i++) key[i] = i % 16 === 3 ? place - 500 : 0;
-  },
-};
-
 const cases: readonly (readonly [Partial<GridCase>, CaseChange?])[] = [
   [{ alibi: 'linear', softcap: 30 }],
   [{ window: 64, keepFirst: 70, sinks: 'normal' }],
   [{ splits: 7, sinks: '+-40' }],
-  [{}, rising],
+  // Every key raises the reference.
+  [{}, { adapt: aligned((place) => place - 500, 16) }],
 ];
 
 async function run(t: SpecContext, layout: CrewLayout, subgroups: boolean): Promise<void> {
@@ -54,7 +27,7 @@ async function run(t: SpecContext, layout: CrewLayout, subgroups: boolean): Prom
   const decode = { headTile, keyThreads, keysPerThread, valueThreads, invocations: crews * valueThreads, loadWords, subgroups };
   const kernels = { name: JSON.stringify(decode), of: (choice: KernelChoice) => ({ ...choice, decode }) };
   for (const [change, more] of cases) {
-    const of = { ...base, ...shape, device: t.variant, maxInvocations: 8, ...change } as GridCase;
+    const of = { ...plainCase, ...shape, device: t.variant, maxInvocations: 8, ...change } as GridCase;
     await runCases(t, t.gpu, [[0, of]], new GridTotals(), { ...more, kernels });
   }
 }

@@ -7,8 +7,8 @@ import type { MatrixPrefillTile } from '../../src/attention/tuning.ts';
 import type { MatrixFunctions } from '../../src/matrices.ts';
 import { type SpecContext, spec } from '../harness/harness.ts';
 import emulation from './attention-matrix-emulation.wgsl' with { type: 'text' };
-import type { GridCase } from './grid.ts';
-import type { CaseChange } from './grid-inputs.ts';
+import { type GridCase, plainCase } from './grid.ts';
+import { aligned, type CaseChange } from './grid-inputs.ts';
 import { GridTotals, runCases } from './grid-run.ts';
 import products from './matrix-emulation.wgsl' with { type: 'text' };
 
@@ -33,25 +33,7 @@ const layouts = {
   'f16, several buffers': { heads: '16/2', headDim: 96, storage: 'f16', blockSize: 32, tile: [1, 2, 1, 32, false], buffers: 3 },
 } as const satisfies Readonly<Record<string, MatrixLayout>>;
 
-const base: Omit<GridCase, 'device' | 'maxInvocations' | 'heads' | 'headDim' | 'storage'> = {
-  blockSize: 16,
-  buffers: 1,
-  modified: false,
-  lengths: 'decode, draft and prompt',
-  window: 'none',
-  keepFirst: 0,
-  softcap: 'none',
-  alibi: 'none',
-  sinks: 'none',
-  splits: 'none',
-  order: 'causal',
-  prefix: 'own',
-  route: 'by length',
-  deterministic: false,
-  logSumExp: true,
-  operands: 'apart',
-  rotary: 'none',
-};
+const base = { ...plainCase, lengths: 'decode, draft and prompt' } as const;
 
 function matrixKernels(t: SpecContext, layout: MatrixLayout): NonNullable<CaseChange['kernels']> {
   const [subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage] = layout.tile;
@@ -69,14 +51,6 @@ async function run(t: SpecContext, name: keyof typeof layouts, change: Partial<G
   const of = { ...base, ...layout, device: t.variant, maxInvocations: 8, ...change } as GridCase;
   await runCases(t, t.gpu, [[0, of]], new GridTotals(), { ...more, kernels: matrixKernels(t, { tile, ...layout }) });
 }
-
-/** All scores are `strength` of the key's place, times the default scale: queries and keys lie along one dimension. */
-const aligned =
-  (strength: (place: number) => number): CaseChange['adapt'] =>
-  ({ query, key }, place) => {
-    for (let i = 0; i < query.length; i++) query[i] = i % 64 === 3 ? 8 : 0;
-    for (let i = 0; i < key.length; i++) key[i] = i % 64 === 3 ? strength(place) : 0;
-  };
 
 /** One option after another. */
 const cases: Readonly<Record<string, readonly [Partial<GridCase>, CaseChange?]>> = {

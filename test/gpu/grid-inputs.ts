@@ -28,6 +28,14 @@ export interface CaseChange {
   readonly kernels?: { readonly name: string; readonly of: (choice: KernelChoice) => KernelChoice };
 }
 
+/** All scores are `strength` of the key's place, times the default scale and times headDim / every: queries and keys lie along each such dimension. */
+export function aligned(strength: (place: number) => number, every = 64): NonNullable<CaseChange['adapt']> {
+  return ({ query, key }, place) => {
+    for (let i = 0; i < query.length; i++) query[i] = i % every === 3 ? 8 : 0;
+    for (let i = 0; i < key.length; i++) key[i] = i % every === 3 ? strength(place) : 0;
+  };
+}
+
 export interface CaseInputs {
   readonly sequences: readonly SequenceInputs[];
   /** Keys at the start of all sequences that are the same, in the same blocks. */

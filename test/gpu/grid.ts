@@ -131,6 +131,27 @@ export interface GridCase extends GridLayout {
   readonly rotary: 'none' | 'whole' | 'part';
 }
 
+/** Every option at what it is where nobody asks for it; what cases written by hand start from. */
+export const plainCase: Omit<GridCase, 'device' | 'maxInvocations' | 'heads' | 'headDim' | 'storage'> = {
+  blockSize: 16,
+  buffers: 1,
+  modified: false,
+  lengths: 'three long and a draft',
+  window: 'none',
+  keepFirst: 0,
+  softcap: 'none',
+  alibi: 'none',
+  sinks: 'none',
+  splits: 'none',
+  order: 'causal',
+  prefix: 'own',
+  route: 'by length',
+  deterministic: false,
+  logSumExp: true,
+  operands: 'apart',
+  rotary: 'none',
+};
+
 const layoutAxes: Axes<GridLayout> = {
   device: ['granted', 'default'],
   heads: ['4/4', '8/2', '5/1', '16/2', '32/8', '14/2', '64/1'],
