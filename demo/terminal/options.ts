@@ -6,16 +6,8 @@ import { InvalidArgumentError, type KvDtype, kvDtypes, PagewiseError } from 'pag
 import type { EngineOptions } from 'pagewise/engine';
 import { type NumberRule, numberRules, parseNumber } from '../shared/numbers.ts';
 
-/** What was asked for. A value that is undefined was not given: the model's files, then the engine, decide. */
-export interface ProgramOptions {
-  readonly prompt: string;
-  /** A folder as typed, or an http(s) URL; undefined: the model that comes with Pagewise. */
-  readonly model: string | undefined;
-  readonly maxTokens: number;
-  readonly temperature: number | undefined;
-  readonly topK: number | undefined;
-  readonly topP: number | undefined;
-  readonly seed: number | undefined;
+/** What generating and serving ask of the engine alike; undefined: the engine's default. */
+export interface EngineFlags {
   readonly kvDtype: KvDtype | undefined;
   readonly blockSize: number | undefined;
   readonly subgroupMatrices: boolean;
@@ -25,6 +17,18 @@ export interface ProgramOptions {
   readonly speculate: number | undefined;
   /** A file that `npm run tune -- --output` wrote, as typed; undefined: what it keeps for this adapter. */
   readonly tuning: string | undefined;
+}
+
+/** What was asked for. A value that is undefined was not given: the model's files, then the engine, decide. */
+export interface ProgramOptions extends EngineFlags {
+  readonly prompt: string;
+  /** A folder as typed, or an http(s) URL; undefined: the model that comes with Pagewise. */
+  readonly model: string | undefined;
+  readonly maxTokens: number;
+  readonly temperature: number | undefined;
+  readonly topK: number | undefined;
+  readonly topP: number | undefined;
+  readonly seed: number | undefined;
   /** Where to write a trace, as typed. */
   readonly trace: string | undefined;
   /** One JSON object on standard output instead of the text. */
@@ -81,7 +85,7 @@ export function parseArguments(command: Command, programArguments: readonly stri
 }
 
 function createCommand(): Command {
-  return new Command('npm run generate --')
+  const command = new Command('npm run generate --')
     .description('Continues a text with a language model on WebGPU.')
     .argument('[prompt...]', 'the beginning of the text; several words are joined by spaces')
     .option('--model <folder or URL>', 'the Hugging Face files of a model (default: the story model that comes with Pagewise)')
@@ -91,7 +95,19 @@ function createCommand(): Command {
     .addOption(
       numberOption('--top-p <number>', "sample among tokens of this probability together (default: the model's)", numberRules.topP),
     )
-    .addOption(numberOption('--seed <number>', 'same seed, same text (default: a new one each time)', numberRules.seed))
+    .addOption(numberOption('--seed <number>', 'same seed, same text (default: a new one each time)', numberRules.seed));
+  return addEngineFlags(command)
+    .option('--trace <file>', 'write a trace of host spans and GPU times, for https://ui.perfetto.dev (slows the run)')
+    .option('--json', 'print one JSON object {text, promptIds, ids, adapter, stats} and no text')
+    .helpOption('-h, --help', 'show this')
+    .addHelpText('after', examples)
+    .exitOverride()
+    .configureOutput({ writeErr: () => {} });
+}
+
+/** Declares the options of `EngineFlags`. */
+export function addEngineFlags(command: Command): Command {
+  return command
     .addOption(choiceOption('--kv-dtype <type>', `how keys and values are stored: ${kvDtypes.join(', ')}`, kvDtypes))
     .addOption(numberOption('--block-size <number>', 'tokens of a block of the KV cache', numberRules.blockSize))
     .option('--no-subgroup-matrices', "compute in f32 throughout, not on the GPU's matrix units")
@@ -100,13 +116,7 @@ function createCommand(): Command {
     .addOption(
       numberOption('--speculate <number>', 'guess so many tokens from the text so far and verify them in one step', numberRules.speculate),
     )
-    .option('--tuning <file>', 'a file of npm run tune -- --output (default: what npm run tune found here)')
-    .option('--trace <file>', 'write a trace of host spans and GPU times, for https://ui.perfetto.dev (slows the run)')
-    .option('--json', 'print one JSON object {text, promptIds, ids, adapter, stats} and no text')
-    .helpOption('-h, --help', 'show this')
-    .addHelpText('after', examples)
-    .exitOverride()
-    .configureOutput({ writeErr: () => {} });
+    .option('--tuning <file>', 'a file of npm run tune -- --output (default: what npm run tune found here)');
 }
 
 export function numberOption(flags: string, description: string, rule: NumberRule): Option {

@@ -1,12 +1,11 @@
 /** The command line of `npm run serve`. */
 import { Command } from 'commander';
-import { type KvDtype, kvDtypes } from 'pagewise';
 import type { EngineOptions } from 'pagewise/engine';
 import { numberRules } from '../shared/numbers.ts';
-import { choiceOption, numberOption, parseArguments } from './options.ts';
+import { addEngineFlags, type EngineFlags, numberOption, parseArguments } from './options.ts';
 
 /** What was asked for; undefined: the engine's default. */
-export interface ServeProgramOptions {
+export interface ServeProgramOptions extends EngineFlags {
   readonly port: number;
   readonly host: string;
   /** A folder as typed, or an http(s) URL; undefined: the model that comes with Pagewise. */
@@ -22,14 +21,6 @@ export interface ServeProgramOptions {
   readonly numBlocks: number | undefined;
   readonly maxTokensPerStep: number | undefined;
   readonly prefixCaching: boolean;
-  readonly kvDtype: KvDtype | undefined;
-  readonly blockSize: number | undefined;
-  readonly subgroupMatrices: boolean;
-  readonly launchCache: 'on' | 'off' | 'verify' | undefined;
-  readonly runAhead: number | undefined;
-  /** Tokens of a guess. */
-  readonly speculate: number | undefined;
-  readonly tuning: string | undefined;
   /** Seconds. */
   readonly drain: number;
 }
@@ -46,29 +37,22 @@ Examples:
  */
 export function readServeOptions(programArguments: readonly string[]): ServeProgramOptions | undefined {
   const count = (flags: string, description: string) => numberOption(flags, description, numberRules.count);
-  const command = new Command('npm run serve --')
-    .description("Serves a language model by OpenAI's API: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics.")
-    .addOption(numberOption('--port <number>', '0 = any free one', numberRules.port).default(8000))
-    .option('--host <address>', 'where to listen; 0.0.0.0 is everywhere', '127.0.0.1')
-    .option('--model <folder or URL>', 'the Hugging Face files of a model (default: the story model that comes with Pagewise)')
-    .option('--name <name>', "the model's name in the API (default: its folder's)")
-    .option('--chat-template <file>', "a Jinja template for conversations (default: the model's own)")
-    .option('--cors <origins...>', 'origins whose pages may ask, "*" for all')
-    .addOption(count('--max-sequences <number>', 'most requests that run at once'))
-    .addOption(count('--max-waiting <number>', 'most requests that wait; more get 503').default(256))
-    .addOption(count('--context-length <number>', "longest prompt and answer together (default: the model's)"))
-    .addOption(count('--num-blocks <number>', 'blocks of the KV cache'))
-    .addOption(count('--max-tokens-per-step <number>', 'tokens of one step, of all requests together'))
-    .option('--no-prefix-caching', 'compute every prompt anew')
-    .addOption(choiceOption('--kv-dtype <type>', `how keys and values are stored: ${kvDtypes.join(', ')}`, kvDtypes))
-    .addOption(numberOption('--block-size <number>', 'tokens of a block of the KV cache', numberRules.blockSize))
-    .option('--no-subgroup-matrices', "compute in f32 throughout, not on the GPU's matrix units")
-    .addOption(choiceOption('--launch-cache <mode>', 'on, off or verify', ['on', 'off', 'verify']))
-    .addOption(numberOption('--run-ahead <number>', 'steps submitted before the first answer is back', numberRules.runAhead))
-    .addOption(
-      numberOption('--speculate <number>', 'guess so many tokens from the text so far and verify them in one step', numberRules.speculate),
-    )
-    .option('--tuning <file>', 'a file of npm run tune -- --output (default: what npm run tune found here)')
+  const command = addEngineFlags(
+    new Command('npm run serve --')
+      .description("Serves a language model by OpenAI's API: /v1/completions, /v1/chat/completions, /v1/models, /health, /metrics.")
+      .addOption(numberOption('--port <number>', '0 = any free one', numberRules.port).default(8000))
+      .option('--host <address>', 'where to listen; 0.0.0.0 is everywhere', '127.0.0.1')
+      .option('--model <folder or URL>', 'the Hugging Face files of a model (default: the story model that comes with Pagewise)')
+      .option('--name <name>', "the model's name in the API (default: its folder's)")
+      .option('--chat-template <file>', "a Jinja template for conversations (default: the model's own)")
+      .option('--cors <origins...>', 'origins whose pages may ask, "*" for all')
+      .addOption(count('--max-sequences <number>', 'most requests that run at once'))
+      .addOption(count('--max-waiting <number>', 'most requests that wait; more get 503').default(256))
+      .addOption(count('--context-length <number>', "longest prompt and answer together (default: the model's)"))
+      .addOption(count('--num-blocks <number>', 'blocks of the KV cache'))
+      .addOption(count('--max-tokens-per-step <number>', 'tokens of one step, of all requests together'))
+      .option('--no-prefix-caching', 'compute every prompt anew'),
+  )
     .addOption(count('--drain <seconds>', 'how long running requests may take after SIGTERM').default(30))
     .helpOption('-h, --help', 'show this')
     .addHelpText('after', examples)
