@@ -1,4 +1,5 @@
 import type { Gpu, KvDtype } from 'pagewise';
+import { hasTokenScales, rowBytes } from '../../src/attention/layout.ts';
 import { chooseKernels } from '../../src/attention/tuned.ts';
 import { type DecodeTile, decodeMemory, isMatrixTile, type MatrixPrefillTile, matrixPrefillMemory } from '../../src/attention/tuning.ts';
 import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
@@ -167,49 +168,52 @@ function matrixSweep({ limits, features }: Gpu, { numHeads, numKvHeads, headDim 
     [2, 2],
     [4, 2],
     [4, 4],
-  ];
-  return [4, 8, 16].flatMap((subgroupCount) =>
-    grids.flatMap(([rowBlocks, columnGroups]) =>
-      [16, 32, 64, 128].flatMap((keyTile) =>
-        [false, true].flatMap((sharedStage) => {
-          const rowTile = (subgroupCount / columnGroups) * rowBlocks * 16;
-          const headTile = Math.min(numHeads / numKvHeads, rowTile);
-          const tile = { subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage, headTile, tokens: Math.floor(rowTile / headTile) };
-          const isWhole = (keyTile / 16) % columnGroups === 0 && (headDim / 16) % columnGroups === 0;
-          const fits = matrixPrefillMemory(tile, headDim) <= limits.maxComputeWorkgroupStorageSize;
-          return isWhole && fits && 32 * subgroupCount <= limits.maxComputeInvocationsPerWorkgroup ? [tile] : [];
-        }),
-      ),
-    ),
-  );
+  ] as const;
+  const sizes = combinations({ subgroupCount: [4, 8, 16], grid: grids, keyTile: [16, 32, 64, 128], sharedStage: [false, true] });
+  return sizes.flatMap(({ subgroupCount, grid: [rowBlocks, columnGroups], keyTile, sharedStage }) => {
+    const rowTile = (subgroupCount / columnGroups) * rowBlocks * 16;
+    const headTile = Math.min(numHeads / numKvHeads, rowTile);
+    const tile = { subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage, headTile, tokens: Math.floor(rowTile / headTile) };
+    const isWhole = (keyTile / 16) % columnGroups === 0 && (headDim / 16) % columnGroups === 0;
+    const fits = matrixPrefillMemory(tile, headDim) <= limits.maxComputeWorkgroupStorageSize;
+    return isWhole && fits && 32 * subgroupCount <= limits.maxComputeInvocationsPerWorkgroup ? [tile] : [];
+  });
 }
 
 /** Tiles of the decode kernel: by subgroups where the device has them. */
-function decodeSweep({ limits, features, subgroupMinSize }: Gpu, { numHeads, numKvHeads, headDim }: Shape, dtype: KvDtype) {
+function decodeSweep({ limits, features, subgroupMinSize }: Gpu, shape: Shape, dtype: KvDtype): readonly DecodeTile[] {
   const { subgroups } = features;
+  const { numHeads, numKvHeads, headDim } = shape;
+  const layout = { ...shape, dtype };
   const headTile = Math.min(8, numHeads / numKvHeads);
-  const bytes = dtype === 'f32' ? 4 : dtype === 'f16' ? 2 : 1;
-  const tiles: DecodeTile[] = [];
-  for (const loadWords of bytes === 1 ? [2] : [4]) {
-    for (const keyThreads of [2, 4, 8, 16, 32]) {
-      for (const valueThreads of [8, 16, 32]) {
-        for (const keysPerThread of [2, 4, 8]) {
-          for (const invocations of [64, 128, 256]) {
-            const units = (headDim * bytes) / (4 * loadWords);
-            const tile = { headTile, keyThreads, keysPerThread, valueThreads, invocations, loadWords, subgroups };
-            const isRow = units % valueThreads === 0 && valueThreads >= keyThreads && invocations >= valueThreads;
-            // What an invocation has in flight, and sums of: registers are what there is least of.
-            const loads = ((keysPerThread * units) / keyThreads) * loadWords;
-            const isSmall = loads <= 32 && (headTile * headDim) / valueThreads <= 64;
-            const fits = decodeMemory(tile, headDim, bytes === 1) <= limits.maxComputeWorkgroupStorageSize;
-            const isWhole = isRow && keysPerThread <= keyThreads && (!subgroups || valueThreads <= subgroupMinSize);
-            if (isWhole && isSmall && loads >= 8 && fits) tiles.push(tile);
-          }
-        }
-      }
-    }
-  }
-  return tiles;
+  const loadWords = hasTokenScales(layout) ? 2 : 4;
+  const units = rowBytes(layout) / (4 * loadWords);
+  const sizes = combinations({
+    keyThreads: [2, 4, 8, 16, 32],
+    valueThreads: [8, 16, 32],
+    keysPerThread: [2, 4, 8],
+    invocations: [64, 128, 256],
+  });
+  return sizes.flatMap((size) => {
+    const { keyThreads, valueThreads, keysPerThread, invocations } = size;
+    const tile = { headTile, ...size, loadWords, subgroups };
+    const isRow = units % valueThreads === 0 && valueThreads >= keyThreads && invocations >= valueThreads;
+    const isWhole = isRow && keysPerThread <= keyThreads && (!subgroups || valueThreads <= subgroupMinSize);
+    // What an invocation has in flight, and sums of: registers are what there is least of.
+    const loads = ((keysPerThread * units) / keyThreads) * loadWords;
+    const isSmall = loads >= 8 && loads <= 32 && (headTile * headDim) / valueThreads <= 64;
+    const fits = decodeMemory(tile, headDim, hasTokenScales(layout)) <= limits.maxComputeWorkgroupStorageSize;
+    return isWhole && isSmall && fits ? [tile] : [];
+  });
+}
+
+/** Each value of each name with each of the others. */
+function combinations<T extends Readonly<Record<string, readonly unknown[]>>>(values: T): { [K in keyof T]: T[K][number] }[] {
+  const all = Object.entries(values).reduce<Record<string, unknown>[]>(
+    (some, [name, list]) => some.flatMap((one) => list.map((value) => ({ ...one, [name]: value }))),
+    [{}],
+  );
+  return all as { [K in keyof T]: T[K][number] }[];
 }
 
 function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly Section[] {
