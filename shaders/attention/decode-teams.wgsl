@@ -4,7 +4,7 @@
 // A team of keyThreads neighbours in a subgroup reads a key together, a load (a "unit") at a time each, and a crew of one team or several the
 // values of its keys: fewer invocations a key leave fewer parts of a score to add up, more a value fewer outputs in each one's registers. Crews
 // work apart until the end: no barrier stands in the loop, so that each waits for its own loads alone. A tile is a key for every invocation, which
-// looks up where its key's rows are tiles before they are needed; the tile's rounds take keysPerThread keys for each team. In a round every
+// looks up where its key's rows are a tile before they are needed; the tile's rounds take keysPerThread keys for each team. In a round every
 // invocation multiplies its units of the keys with the queries; the team adds the parts up by shuffles, such that each score ends in one lane, which
 // makes it a weight relative to the crew's reference; shuffles hand it out. The reference of a head is a score that was the highest when it
 // was taken; a new one is taken only when a score is higher by `slack`, so that hardly any round has to rescale what was added before (as in
@@ -19,12 +19,9 @@ const keyTile = teams * keyThreads;
 const ownScores = max(padded / keyThreads, 1u);
 const copies = max(keyThreads / padded, 1u); // lanes that have the same score
 
-var<workgroup> queries: array<vec4f, headTile * columns>;
-var<workgroup> parts: array<f32, crews * headDim>; // what the crews hand over of one head
-var<workgroup> querySums: array<f32, headTile>; // where codes have an offset
+const partWords = crews * headDim;
 var<workgroup> references: array<f32, crews * headTile>;
 var<workgroup> teamSums: array<vec2f, roundKeys * headTile>;
-var<workgroup> totals: array<vec2f, headTile>;
 
 @compute @workgroup_size(invocations)
 fn main(
@@ -55,54 +52,37 @@ fn main(
   let lookedUp = lane / keysPerThread * roundKeys + team * keysPerThread + lane % keysPerThread;
   let firstOfTeam = team * keysPerThread;
 
-  for (var i = local; i < headTile * columns; i += invocations) {
-    let head = i / columns;
-    queries[i] = vec4f(0.0);
-    if (head < heads) {
-      queries[i] = loadQuery(token, firstHead + head, i % columns, position);
-    }
-  }
+  loadQueries(token, firstHead, heads, position, local);
   var tile = nextTile(plan[item + ITEM_KEY_BEGIN], keyTile, firstInWindow);
   var following = nextTile(tile + keyTile, keyTile, firstInWindow);
-  var later = nextTile(following + keyTile, keyTile, firstInWindow);
-  // Where the invocation's keys are: of this tile, of the next one, and, not yet an address, of the one after it.
+  // Where the invocation's key of this tile is, and that of the next one.
   let slot = findSlot(tile + lookedUp, isPlain(tile, keyTile, plain), keyEnd, token, tableStart);
-  let nextSlot = findSlot(following + lookedUp, isPlain(following, keyTile, plain), keyEnd, token, tableStart);
-  var laterSlot = findSlot(later + lookedUp, isPlain(later, keyTile, plain), keyEnd, token, tableStart);
+  var nextSlot = findSlot(following + lookedUp, isPlain(following, keyTile, plain), keyEnd, token, tableStart);
   var row = keyAddress(slot, kvHead);
-  var nextRow = keyAddress(nextSlot, kvHead);
   var scales = scalesOf(slot, kvHead);
-  var nextScales = scalesOf(nextSlot, kvHead);
 
-  if (codeOffset != 0.0) {
-    workgroupBarrier();
-    for (var g = local; g < headTile; g += invocations) {
-      var total = vec4f(0.0);
-      for (var c = 0u; c < columns; c++) {
-        total += queries[g * columns + c];
-      }
-      querySums[g] = codeOffset * (total.x + total.y + total.z + total.w);
-    }
-  }
+  sumQueries(local);
 
   var accumulated: array<vec4f, headTile * ownVectors>;
   for (var i = 0u; i < headTile * ownVectors; i++) { // unrolled
     accumulated[i] = vec4f(0.0);
   }
   // The scores that this invocation finishes: of which of the team's keys and which head, the crew's reference of the head, and sums of weights,
-  // without the values' scales and, where codes have an offset, with them.
+  // without the values' scales and, where codes have an offset, with them (registers that others need as much).
   var ownExists: array<bool, ownScores>;
   var ownKey: array<u32, ownScores>;
   var ownHead: array<u32, ownScores>;
   var reference: array<f32, ownScores>;
-  var sums: array<vec2f, ownScores>;
+  var sums: array<f32, ownScores>;
+  var scaledSums: array<f32, ownScores>;
   for (var n = 0u; n < ownScores; n++) { // unrolled
     let i = lane / copies * ownScores + n;
     ownExists[n] = i < keysPerThread * headTile && lane % copies == 0u;
     ownKey[n] = min(i / headTile, keysPerThread - 1u);
     ownHead[n] = i % headTile;
     reference[n] = startMaximum(firstHead + ownHead[n], ownHead[n] < heads, segment);
-    sums[n] = vec2f(0.0);
+    sums[n] = 0.0;
+    scaledSums[n] = 0.0;
   }
   workgroupBarrier();
 
@@ -155,17 +135,13 @@ fn main(
         ownScales[n] = vec2f(subgroupShuffle(scales.x, firstLookup + ownKey[n]), subgroupShuffle(scales.y, firstLookup + ownKey[n]));
       }
     }
-    round++;
-    if (round == rounds) {
-      round = 0u;
+    round = (round + 1u) % rounds;
+    if (round == 0u) {
       tile = following;
-      following = later;
-      later = nextTile(later + keyTile, keyTile, firstInWindow);
-      row = nextRow;
-      scales = nextScales;
-      nextRow = keyAddress(laterSlot, kvHead);
-      nextScales = scalesOf(laterSlot, kvHead);
-      laterSlot = findSlot(later + lookedUp, isPlain(later, keyTile, plain), keyEnd, token, tableStart);
+      following = nextTile(following + keyTile, keyTile, firstInWindow);
+      row = keyAddress(nextSlot, kvHead);
+      scales = scalesOf(nextSlot, kvHead);
+      nextSlot = findSlot(following + lookedUp, isPlain(following, keyTile, plain), keyEnd, token, tableStart);
     }
     for (var j = 0u; j < keysPerThread; j++) { // unrolled
       let keyRow = subgroupShuffle(row, firstLane + round * keysPerThread + j);
@@ -189,16 +165,7 @@ fn main(
     }
     var score: array<f32, ownScores>;
     for (var n = 0u; n < ownScores; n++) { // unrolled
-      var s = products[n];
-      if (codeOffset != 0.0) {
-        s += querySums[ownHead[n]];
-      }
-      if (tokenScales) {
-        s *= codeFactor * ownScales[n].x;
-      } else if (kvDtype >= kvInt8) {
-        s *= codeFactor * constants.keyScale;
-      }
-      score[n] = select(noScore, s, ownExists[n]);
+      score[n] = select(noScore, scaledScore(products[n], ownHead[n], ownScales[n].x), ownExists[n]);
     }
     if (!isPlainTile) {
       for (var n = 0u; n < ownScores; n++) { // unrolled
@@ -235,15 +202,22 @@ fn main(
         }
       }
       for (var n = 0u; n < ownScores; n++) { // unrolled
-        sums[n] *= rescale(reference[n], highest[n]);
+        let factor = rescale(reference[n], highest[n]);
         reference[n] = highest[n];
+        sums[n] *= factor;
+        if (codeOffset != 0.0) {
+          scaledSums[n] *= factor;
+        }
       }
     }
     var ownWeight: array<f32, ownScores>;
     for (var n = 0u; n < ownScores; n++) { // unrolled
       let p = weight(score[n], reference[n]);
       ownWeight[n] = scaledWeight(p, ownScales[n].y);
-      sums[n] += vec2f(p, select(0.0, ownWeight[n], codeOffset != 0.0));
+      sums[n] += p;
+      if (codeOffset != 0.0) {
+        scaledSums[n] += ownWeight[n];
+      }
     }
     for (var t = 0u; t < teamsOfCrew; t++) { // unrolled
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
@@ -270,7 +244,7 @@ fn main(
       if (ownKey[n] == 0u) { // each team of a crew writes the same
         references[crew * headTile + ownHead[n]] = reference[n];
       }
-      teamSums[(firstOfTeam + ownKey[n]) * headTile + ownHead[n]] = sums[n];
+      teamSums[(firstOfTeam + ownKey[n]) * headTile + ownHead[n]] = vec2f(sums[n], scaledSums[n]);
     }
   }
   workgroupBarrier();
@@ -303,19 +277,7 @@ fn main(
     }
     workgroupBarrier();
     for (var column = local; column < columns && g < heads; column += invocations) {
-      var result = vec4f(0.0);
-      if (codeOffset != 0.0) {
-        result = vec4f(codeOffset * totals[g].y);
-      }
-      for (var c = 0u; c < crews; c++) {
-        let at = c * headDim + column * 4u;
-        result += vec4f(parts[at], parts[at + 1u], parts[at + 2u], parts[at + 3u]);
-      }
-      result *= codeFactor;
-      if (kvDtype >= kvInt8 && !tokenScales) {
-        result *= constants.valueScale;
-      }
-      storeColumns(span, segment, token, firstHead + g, column, result, highest, totals[g].x);
+      storeColumns(span, segment, token, firstHead + g, column, joinedOutputs(column, totals[g].y), highest, totals[g].x);
     }
     workgroupBarrier();
   }

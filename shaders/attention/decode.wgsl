@@ -17,19 +17,16 @@ const scoreStride = keyThreads + 1u; // odd steps keep the banks of workgroup me
 const keysOfCrew = keysPerThread * teamsOfCrew;
 const ownScores = (keyTile * headTile + invocations - 1u) / invocations;
 
-var<workgroup> queries: array<vec4f, headTile * columns>;
-// The parts of a tile's scores, [key][head][lane]; at the end what the crews hand over of one head, [crew][headDim].
-var<workgroup> parts: array<f32, max(keyTile * headTile * scoreStride, crews * headDim)>;
+// The parts of a tile's scores, [key][head][lane]; at the end what the crews hand over.
+const partWords = max(keyTile * headTile * scoreStride, crews * headDim);
 var<workgroup> scores: array<f32, 2u * keyTile * headTile>; // [turn][key][head]
 var<workgroup> weights: array<f32, 2u * keyTile * headTile>; // the same; with the values' scales
 // Of the last tile, this one and the next two, in turn: addresses of the keys' rows, and the scales of keys and values.
 var<workgroup> rows: array<u32, 4u * keyTile>;
 const scaleSlots = 4u * keyTile * scaleWords + 1u;
 var<workgroup> scales: array<vec2f, scaleSlots>;
-var<workgroup> querySums: array<f32, headTile>; // where codes have an offset
 var<workgroup> references: array<atomic<u32>, headTile>; // as ordered bits
 var<workgroup> raised: array<atomic<u32>, 2>; // the last even and the last odd round that raised a reference
-var<workgroup> totals: array<vec2f, headTile>;
 
 // The slot of an invocation's key of a tile; there may be fewer keys than invocations.
 fn findTileSlot(tile: u32, plain: vec2<u32>, keyEnd: u32, token: u32, tableStart: u32, local: u32) -> u32 {
@@ -69,13 +66,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   let plain = plainKeys(span, keyEnd);
 
   var tile = nextTile(plan[item + ITEM_KEY_BEGIN], keyTile, firstInWindow);
-  for (var i = local; i < headTile * columns; i += invocations) {
-    let head = i / columns;
-    queries[i] = vec4f(0.0);
-    if (head < heads) {
-      queries[i] = loadQuery(token, firstHead + head, i % columns, position);
-    }
-  }
+  loadQueries(token, firstHead, heads, position, local);
   var following = nextTile(tile + keyTile, keyTile, firstInWindow);
   var later = nextTile(following + keyTile, keyTile, firstInWindow);
   // What a tile needs is looked up rounds ahead, and kept in workgroup memory a round after it was asked for: nobody waits for it.
@@ -90,16 +81,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     atomicStore(&references[g], orderedBits(startMaximum(firstHead + g, g < heads, segment)));
   }
 
-  if (codeOffset != 0.0) {
-    workgroupBarrier();
-    for (var g = local; g < headTile; g += invocations) {
-      var total = vec4f(0.0);
-      for (var c = 0u; c < columns; c++) {
-        total += queries[g * columns + c];
-      }
-      querySums[g] = codeOffset * (total.x + total.y + total.z + total.w);
-    }
-  }
+  sumQueries(local);
 
   var accumulated: array<vec4f, headTile * ownVectors>;
   var reference: array<f32, headTile>;
@@ -197,16 +179,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         for (var l = 0u; l < keyThreads; l++) { // unrolled
           score += parts[(k * headTile + g) * scoreStride + l];
         }
-        if (codeOffset != 0.0) {
-          score += querySums[g];
-        }
+        var both = vec2f(1.0);
         if (tokenScales) {
-          let both = scales[turn * keyTile + k];
-          score *= codeFactor * both.x;
-          valueScale[n] = both.y;
-        } else if (kvDtype >= kvInt8) {
-          score *= codeFactor * constants.keyScale;
+          both = scales[turn * keyTile + k];
         }
+        score = scaledScore(score, g, both.x);
+        valueScale[n] = both.y;
         if (!isPlainTile) {
           score = seenScore(score, token, firstHead + min(g, heads - 1u), tile + k, keyEnd);
         }
@@ -244,25 +222,31 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     for (var n = 0u; n < ownScores; n++) { // unrolled
       sums[n] += vec2f(ownWeight[n], scaledWeight(ownWeight[n], valueScale[n]));
     }
+    // One branch, not one a key, so that nothing keeps the keys' loads apart.
+    var shares: array<f32, keysOfCrew * headTile>;
     for (var j = 0u; j < keysOfCrew; j++) { // unrolled
-      let k = j * crews + crew;
-      var shares: array<f32, headTile>;
       for (var g = 0u; g < headTile; g++) { // unrolled
-        shares[g] = weights[own + k * headTile + g];
+        shares[j * headTile + g] = weights[own + (j * crews + crew) * headTile + g];
       }
-      if (isRaised) {
+    }
+    if (isRaised) {
+      for (var j = 0u; j < keysOfCrew; j++) { // unrolled
+        let k = j * crews + crew;
         for (var g = 0u; g < headTile; g++) { // unrolled
-          shares[g] = weight(scores[own + k * headTile + g], reference[g]);
+          let p = weight(scores[own + k * headTile + g], reference[g]);
+          shares[j * headTile + g] = p;
           if (tokenScales) {
-            shares[g] = scaledWeight(shares[g], scales[turn * keyTile + k].y);
+            shares[j * headTile + g] = scaledWeight(p, scales[turn * keyTile + k].y);
           }
         }
       }
+    }
+    for (var j = 0u; j < keysOfCrew; j++) { // unrolled
       for (var u = 0u; u < valueUnits; u++) { // unrolled
         for (var v = 0u; v < unitVectors; v++) { // unrolled
           let unpacked = unpackVector(values[j * valueUnits + u], v);
           for (var g = 0u; g < headTile; g++) { // unrolled
-            accumulated[g * ownVectors + u * unitVectors + v] += shares[g] * unpacked;
+            accumulated[g * ownVectors + u * unitVectors + v] += shares[j * headTile + g] * unpacked;
           }
         }
       }
@@ -304,16 +288,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
     workgroupBarrier();
     for (var column = local; column < columns && g < heads; column += invocations) {
-      var result = vec4f(codeOffset * totals[g].y);
-      for (var c = 0u; c < crews; c++) {
-        let at = c * headDim + column * 4u;
-        result += vec4f(parts[at], parts[at + 1u], parts[at + 2u], parts[at + 3u]);
-      }
-      result *= codeFactor;
-      if (kvDtype >= kvInt8 && !tokenScales) {
-        result *= constants.valueScale;
-      }
-      storeColumns(span, segment, token, firstHead + g, column, result, reference[g], totals[g].x);
+      storeColumns(span, segment, token, firstHead + g, column, joinedOutputs(column, totals[g].y), reference[g], totals[g].x);
     }
     workgroupBarrier();
   }

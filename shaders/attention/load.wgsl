@@ -17,18 +17,14 @@ fn loadVisible(row: u32, offset: u32, i: u32) -> PoolLoad {
   return loadUnit(row + offset, i);
 }
 
-fn rowScales(slot: u32, head: u32) -> vec2f {
-  let word = scaleWord(slot, head);
-  let loaded = poolLoad(bufferOf(slot), word / loadWords);
-  return bitcast<vec2f>(scalePair(loaded, word % loadWords));
-}
-
 // The scales of a slot's key and value, where tokens have them.
 fn scalesOf(slot: u32, head: u32) -> vec2f {
   if (!tokenScales) {
     return vec2f(1.0);
   }
-  return rowScales(slot, head);
+  let word = scaleWord(slot, head);
+  let loaded = poolLoad(bufferOf(slot), word / loadWords);
+  return bitcast<vec2f>(scalePair(loaded, word % loadWords));
 }
 
 fn findScales(slot: u32, head: u32) -> vec2f {

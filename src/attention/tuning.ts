@@ -1,7 +1,7 @@
 /** Tile sizes of the attention kernels, as far as the device decides them. Pure. */
 import type { AdapterDescription } from '../gpu.ts';
 import { adapterDefaults } from './adapters.ts';
-import { hasTokenScales, type KvDtype, type KvLayout, loadWords, rowBytes } from './layout.ts';
+import { hasTokenScales, type KvDtype, type KvLayout, kvFormats, loadWords, rowBytes } from './layout.ts';
 import { spanWords } from './plan.ts';
 
 export interface PrefillTile {
@@ -112,7 +112,7 @@ export interface DecodeTile {
   readonly valueThreads: number;
   /** Invocations of a workgroup, a multiple of valueThreads. */
   readonly invocations: number;
-  /** u32 of one load: 4, or, by subgroups, 2 where an invocation should have less of a row of 8-bit values. */
+  /** u32 of one load: 4, or 2 where an invocation should have less of a row of 8-bit values. */
   readonly loadWords: number;
   /**
    * Invocations that share a row are neighbours in a subgroup (shaders/attention/decode-teams.wgsl). Then keyThreads and valueThreads are powers
@@ -199,17 +199,18 @@ export function chooseDecodeTile(
 
 /**
  * By subgroups, the best of the tiles tried on an H100 (`npm run bench -- attention --filter "sweep of single tokens"` tries more): invocations that share
- * a key and a value, keys in flight, invocations of a workgroup, and u32 of a load. In Dawn, us for 64 x 4096 and 8 x 1024: f16 356 and 23.5 (by 8
- * invocations 380, 24.7), int8 235 and 20.6, e4m3 247, 20.3 and e5m2 234, 19.8 (a key by 4 invocations, 2 keys: 245, 20.9; 243, 20.1; 236).
+ * a key and a value, keys in flight, invocations of a workgroup, and u32 of a load. In Dawn, us for 64 x 4096: f16 355 (by 8 invocations 367), int8 231, e4m3
+ * 239 and e5m2 221 (a key by 8 invocations: 241, 239, 231; 2 keys in flight: 246, 243, 231). In 8 bits an invocation has 128 registers, all that it may have if
+ * the workgroups of 64 sequences are to run at once; where a compiler takes more (168, as NVIDIA's does when little is changed), it is 265 to 300 us.
  */
 const subgroupTiles: Readonly<
   Record<KvDtype, Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'invocations' | 'loadWords'> & { readonly keys: number }>
 > = {
   f32: { keyThreads: 16, valueThreads: 16, keys: 2, invocations: 128, loadWords: 4 },
   f16: { keyThreads: 16, valueThreads: 16, keys: 4, invocations: 128, loadWords: 4 },
-  int8: { keyThreads: 8, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
-  fp8_e4m3: { keyThreads: 8, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
-  fp8_e5m2: { keyThreads: 8, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
+  int8: { keyThreads: 4, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
+  fp8_e4m3: { keyThreads: 4, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
+  fp8_e5m2: { keyThreads: 4, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
 };
 
 /** Loads of a row that one invocation has, at most. */
@@ -233,6 +234,7 @@ function chooseRowThreads(
     const most = Math.max(valueThreads, Math.min(maxInvocations, best.invocations));
     return { keyThreads, valueThreads, loadWords: words, subgroups: true, mostKeys: isGpu ? best.keys : 2, most };
   }
+  if (isGpu && kvFormats[layout.dtype].bytes === 1) return chooseCodeThreads(layout, maxInvocations);
   const loads = rowBytes(layout) / (4 * loadWords(layout));
   let threads = Math.floor(Math.min(loads, maxInvocations, Math.max(8, loads / 2)));
   while (loads % threads !== 0) threads--;
@@ -240,6 +242,18 @@ function chooseRowThreads(
   const most = Math.max(threads, Math.min(maxInvocations, 64));
   const sizes = { keyThreads: threads, valueThreads: threads, loadWords: loadWords(layout) };
   return { ...sizes, subgroups: false, mostKeys: isGpu ? 4 : 2, most };
+}
+
+/**
+ * Without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by half of them, as many as leave the 128 registers to each of four workgroups
+ * of a core. On an H100 in Deno int8 takes 342 us for 64 x 4096, e5m2 336; by 16 bytes and 8 invocations, 4 keys in flight, in workgroups of 64, 366 and 365.
+ */
+function chooseCodeThreads(layout: KvLayout, maxInvocations: number): ReturnType<typeof chooseRowThreads> {
+  const units = rowBytes(layout) / 8;
+  let valueThreads = Math.min(16, units, maxInvocations);
+  while (units % valueThreads !== 0) valueThreads--;
+  const keyThreads = valueThreads % 2 === 0 ? valueThreads / 2 : valueThreads;
+  return { keyThreads, valueThreads, loadWords: 2, subgroups: false, mostKeys: 2, most: Math.min(maxInvocations, 128) };
 }
 
 /** Most invocations of a workgroup that any device takes. */

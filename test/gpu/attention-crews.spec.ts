@@ -39,7 +39,7 @@ const byBarriers: Readonly<Record<string, CrewLayout>> = {
   },
   'int8, one crew of two teams': {
     ...{ heads: '14/2', headDim: 64, storage: 'int8 by token' },
-    ...{ keyThreads: 2, keysPerThread: 2, valueThreads: 4, crews: 1, headTile: 4, loadWords: 4 },
+    ...{ keyThreads: 2, keysPerThread: 2, valueThreads: 4, crews: 1, headTile: 4, loadWords: 2 },
   },
   'e4m3, keys of one invocation, a row of five loads': {
     ...{ heads: '5/1', headDim: 80, storage: 'e4m3 by tensor' },
