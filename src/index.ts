@@ -12,11 +12,10 @@ export { type KvDtype, type KvLayout, type KvScales, kvDtypes } from './attentio
 export { type AttentionState, type MergeStatesOptions, prepareMergeStates, type StateMerge } from './attention/merge-states.ts';
 export type { AttentionModifications } from './attention/modifications.ts';
 export type { BatchEntry, LayerAttention, LayerOptions, LayerScalars, PagedAttentionOptions } from './attention/options.ts';
-export type { Cascade } from './attention/plan.ts';
+export type { Cascade, Split } from './attention/plan.ts';
 export {
   type AttentionShape,
   indexedDbTunings,
-  type Split,
   type TunedSplit,
   type Tuning,
   type TuningEntry,

@@ -216,6 +216,11 @@ function combinations<T extends Readonly<Record<string, readonly unknown[]>>>(va
   return all as { [K in keyof T]: T[K][number] }[];
 }
 
+/** Numbers of workgroups to cut a batch for, as far as there are pieces of 64 keys. */
+function splitTargets(batch: number, keys: number, { numKvHeads }: Shape): readonly number[] {
+  return [32, 64, 128, 256, 512, 1024, 2048, 4096].filter((target) => target <= (batch * numKvHeads * keys) / 64);
+}
+
 function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly Section[] {
   if (gpu.adapter.software || quick) {
     const keys = quick ? 64 : 512;
@@ -228,6 +233,9 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
   const ragged = Array.from({ length: 32 }, (_, i) => [1, i === 0 ? 16384 : 200 + 37 * i] as const);
   const mixed = [...all(4, 512, 512), ...all(60, 1, 2048)];
   const sweep = [
+    [1, 512],
+    [1, 1024],
+    [1, 2048],
     [1, 4096],
     [1, 65536],
     [8, 1024],
@@ -251,7 +259,7 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
       title: 'splits',
       bound: 'read',
       cases: sweep.flatMap(([batch, keys]) =>
-        [128, 256, 512, 1024, 2048, 4096].map((targetWorkgroups) => ({
+        splitTargets(batch, keys, shape).map((targetWorkgroups) => ({
           ...decode(batch, keys),
           name: `${batch} x ${keys}, ${targetWorkgroups} workgroups`,
           options: { targetWorkgroups, minSegmentKeys: 64 },
@@ -263,7 +271,7 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
       bound: 'fma',
       cases: byBothKernels(gpu, shape, [
         ...[prefill(1, 512, 512), prefill(1, 2048, 2048), prefill(1, 8192, 8192), prefill(8, 1024, 1024), prefill(1, 512, 4608)],
-        ...[prefill(1, 2048, 2048, 'int8'), prefill(1, 2048, 2048, 'fp8_e4m3')],
+        ...(['f32', 'int8', 'fp8_e4m3'] as const).map((dtype) => prefill(1, 2048, 2048, dtype)),
       ]),
     },
     {

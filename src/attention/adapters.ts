@@ -1,27 +1,22 @@
 /** What was measured on adapters and ships with the library, where nothing was tuned. Pure. */
 import type { AdapterDescription } from '../gpu.ts';
+import type { Split } from './plan.ts';
 
-export interface AdapterDefaults {
+export interface AdapterDefaults extends Required<Split> {
   /** Most invocations that a workgroup should have. */
   readonly maxInvocations: number;
-  /** Workgroups that a decode launch aims at when it splits rows. */
-  readonly targetWorkgroups: number;
-  /** Fewest keys of a part of a split row. */
-  readonly minSegmentKeys: number;
-  /** Rows of up to so many keys are not split, where all are so short. */
-  readonly unsplitKeys: number;
 }
 
 /**
  * The first whose pattern fits decides; the text is an adapter's names, and the word `software` where it computes on the CPU.
  *
  * SwiftShader gives each SIMD group of a workgroup with barriers a stack of its own, about 8 us for every four invocations, which costs
- * more than short tiles do. The last line is of an NVIDIA H200.
+ * more than short tiles do. The last line is of NVIDIA's H200 and H100.
  */
 const shipped: readonly (AdapterDefaults & { readonly adapter: RegExp })[] = [
-  { adapter: /swiftshader/i, maxInvocations: 8, targetWorkgroups: 512, minSegmentKeys: 256, unsplitKeys: 256 },
-  { adapter: /\bsoftware$/, maxInvocations: 64, targetWorkgroups: 512, minSegmentKeys: 256, unsplitKeys: 256 },
-  { adapter: /^/, maxInvocations: 256, targetWorkgroups: 512, minSegmentKeys: 128, unsplitKeys: 256 },
+  { adapter: /swiftshader/i, maxInvocations: 8, targetWorkgroups: 512, minSegmentKeys: 256, unsplitKeys: 256, leastWorkgroups: 0 },
+  { adapter: /\bsoftware$/, maxInvocations: 64, targetWorkgroups: 512, minSegmentKeys: 256, unsplitKeys: 256, leastWorkgroups: 0 },
+  { adapter: /^/, maxInvocations: 256, targetWorkgroups: 512, minSegmentKeys: 128, unsplitKeys: 256, leastWorkgroups: 128 },
 ];
 
 export function adapterDefaults({ vendor, architecture, device, description, software }: AdapterDescription): AdapterDefaults {

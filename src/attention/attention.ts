@@ -110,7 +110,8 @@ export class PagedAttention {
       maxSequences,
       maxBlocksPerSequence,
       blockSize,
-      minSegmentKeys: splits.reduce((least, { minSegmentKeys }) => Math.min(least, minSegmentKeys), Number.POSITIVE_INFINITY),
+      minSegmentKeys: Math.min(...splits.map(({ minSegmentKeys }) => minSegmentKeys)),
+      leastWorkgroups: Math.max(...splits.map(({ leastWorkgroups = 0 }) => leastWorkgroups)),
       targetWorkgroups: kernels.split.targetWorkgroups,
       maxSplitQuery: maxSplitQuery(options),
     });
@@ -355,8 +356,8 @@ export class PagedAttention {
       sequences++;
       keys += seqLen;
     }
-    const { targetWorkgroups, minSegmentKeys, unsplitKeys } = nearestSplit(this.#splits, sequences, keys / Math.max(1, sequences));
-    return chooseSegmentKeys(planned, this.#workgroupsPerItem, targetWorkgroups, minSegmentKeys, unsplitKeys);
+    const split = nearestSplit(this.#splits, sequences, keys / Math.max(1, sequences));
+    return chooseSegmentKeys(planned, this.#workgroupsPerItem, split);
   }
 
   /**

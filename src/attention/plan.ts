@@ -179,6 +179,7 @@ export interface PlanLimits {
   readonly blockSize: number;
   readonly minSegmentKeys: number;
   readonly targetWorkgroups: number;
+  readonly leastWorkgroups: number;
   /** As `PlanShape.maxSplitQuery`. */
   readonly maxSplitQuery: number;
 }
@@ -188,9 +189,13 @@ export interface PlanLimits {
  * GPU's worth of work for drafts: a lone sequence of the longest context is split whose draft is as long as may be.
  */
 export function maxPartials(limits: PlanLimits): number {
-  const { maxSequences, maxBlocksPerSequence, blockSize, minSegmentKeys, targetWorkgroups, maxSplitQuery } = limits;
+  const { maxSequences, maxBlocksPerSequence, blockSize, minSegmentKeys, targetWorkgroups, leastWorkgroups, maxSplitQuery } = limits;
   const maxSegments = Math.ceil((maxBlocksPerSequence * blockSize) / minSegmentKeys);
-  const decode = Math.min(maxSequences * maxSegments, targetWorkgroups + maxSequences);
+  const shortSegments = Math.ceil((maxBlocksPerSequence * blockSize) / segmentUnit);
+  const decode = Math.max(
+    Math.min(maxSequences * maxSegments, targetWorkgroups + maxSequences),
+    leastWorkgroups > 0 ? Math.min(maxSequences * shortSegments, leastWorkgroups + maxSequences) : 0,
+  );
   return decode + maxSequences + Math.min(maxSplitQuery * maxSegments, targetWorkgroups);
 }
 
@@ -335,25 +340,37 @@ function longestFirst(items: readonly number[]): number[] {
   return starts.sort((a, b) => keysOf(b) - keysOf(a)).flatMap((at) => items.slice(at, at + itemWords));
 }
 
-/**
- * Chooses how many keys one work item takes: as many as leave about `targetWorkgroups` workgroups to the GPU, but at least
- * `minSegmentKeys` (a shorter segment costs more in the merge than it wins), in whole tiles of 64. Where no row is longer than `unsplitKeys`,
- * none is split, which saves the launch that merges.
- */
-export function chooseSegmentKeys(
-  batch: readonly PlannedSequence[],
-  workgroupsPerItem: number,
-  targetWorkgroups: number,
-  minSegmentKeys: number,
-  unsplitKeys = minSegmentKeys,
-): number {
+/** How decode rows are cut into work items; the attention options of the same names. */
+export interface Split {
+  /** Workgroups to leave to the GPU, about. */
+  readonly targetWorkgroups: number;
+  /** Fewest keys of a part: a shorter one costs more in the merge than it wins. */
+  readonly minSegmentKeys: number;
+  /** Where no row is longer, none is split, which saves the launch that merges; default `minSegmentKeys`. */
+  readonly unsplitKeys?: number;
+  /**
+   * Where all rows are single tokens, and parts of `minSegmentKeys` would be fewer workgroups, parts are shorter, of 64 keys at least: cores that idle
+   * cost more yet. Default 0.
+   */
+  readonly leastWorkgroups?: number;
+}
+
+/** Parts are whole tiles. */
+const segmentUnit = 64;
+
+/** Chooses how many keys one work item takes. */
+export function chooseSegmentKeys(batch: readonly PlannedSequence[], workgroupsPerItem: number, split: Split): number {
+  const { targetWorkgroups, minSegmentKeys, unsplitKeys = minSegmentKeys, leastWorkgroups = 0 } = split;
   let keys = 0;
   let longest = 0;
+  let isDecode = batch.length > 0;
   for (const { queryLen, seqLen } of batch) {
     if (queryLen === 1) keys += seqLen;
+    else isDecode = false;
     longest = Math.max(longest, seqLen);
   }
   if (longest <= unsplitKeys) return unsplitKeys;
-  const even = Math.ceil((keys * workgroupsPerItem) / targetWorkgroups / 64) * 64;
-  return Math.max(minSegmentKeys, even);
+  const even = (workgroups: number) => Math.ceil((keys * workgroupsPerItem) / workgroups / segmentUnit) * segmentUnit;
+  const least = isDecode && leastWorkgroups > 0 ? Math.min(minSegmentKeys, even(leastWorkgroups)) : minSegmentKeys;
+  return Math.max(least, even(targetWorkgroups));
 }

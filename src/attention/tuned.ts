@@ -12,7 +12,7 @@ import { version } from '../version.ts';
 import { adapterDefaults } from './adapters.ts';
 import { attentionKernels } from './kernels.ts';
 import { hasTokenScales, type KvDtype, type KvLayout, kvFormats } from './layout.ts';
-import { planPrelude } from './plan.ts';
+import { planPrelude, type Split } from './plan.ts';
 import {
   type DecodeTile,
   decodeTileSpace,
@@ -27,14 +27,6 @@ import {
 export interface AttentionShape extends KvLayout {
   /** Query heads; a multiple of `numKvHeads`. */
   readonly numHeads: number;
-}
-
-/** How decode rows are cut into work items; the options of the same names. */
-export interface Split {
-  readonly targetWorkgroups: number;
-  readonly minSegmentKeys: number;
-  /** Where no row is longer, none is split; default `minSegmentKeys`. */
-  readonly unsplitKeys?: number;
 }
 
 /** The best split of a decode step of so many sequences, of so many keys each. */
@@ -144,13 +136,14 @@ export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOp
     const remedy = 'Open the device with larger limits.';
     throw new LimitExceededError(what, 'maxComputeWorkgroupStorageSize', shape.headDim * 64, granted, remedy);
   }
-  const { targetWorkgroups, minSegmentKeys, unsplitKeys } = adapterDefaults(gpu.adapter);
+  const { targetWorkgroups, minSegmentKeys, unsplitKeys, leastWorkgroups } = adapterDefaults(gpu.adapter);
   // In deterministic mode keys are cut at the same places whatever the batch, so that there may be more states than the GPU needs.
   const split = {
     ...{ sequences: 1, keys: 1 },
     targetWorkgroups: deterministic ? Number.POSITIVE_INFINITY : (options.targetWorkgroups ?? targetWorkgroups),
     minSegmentKeys: options.minSegmentKeys ?? (deterministic ? 1024 : minSegmentKeys),
     unsplitKeys: options.minSegmentKeys ?? (deterministic ? 1024 : unsplitKeys),
+    leastWorkgroups: deterministic || options.minSegmentKeys !== undefined ? 0 : leastWorkgroups,
   };
   const isFixed = deterministic || options.targetWorkgroups !== undefined || options.minSegmentKeys !== undefined;
   const tuned = isFixed ? undefined : entries.find(({ splits }) => splits && splits.length > 0)?.splits;

@@ -4,14 +4,13 @@ import { causeOf, type Gpu } from '../gpu.ts';
 import { LaunchCache, type LaunchEvent } from '../launch/cache.ts';
 import { type PassTimer, passTimer } from '../launch/pass-timer.ts';
 import { checkLayout, checkPositive, type KvDtype } from './layout.ts';
-import { chooseSegmentKeys } from './plan.ts';
+import { chooseSegmentKeys, type Split } from './plan.ts';
 import { type Found, findFastest, type LeftOut, type SearchHost, type Subject } from './search.ts';
 import {
   type AttentionShape,
   chooseKernels,
   type KernelChoice,
   readTuning,
-  type Split,
   sameShape,
   type TunedSplit,
   type Tuning,
@@ -346,11 +345,12 @@ export function splitSpace(shape: AttentionShape, choice: KernelChoice, { sequen
   const workgroups = workgroupsPerItem(shape, choice.decode);
   const batch = Array.from({ length: sequences }, () => ({ tableRow: 0, blocks: [], queryLen: 1, seqLen: keys }));
   const { targetWorkgroups, minSegmentKeys } = choice.split;
+  const chosen = chooseSegmentKeys(batch, workgroups, choice.split);
   const targets = [512, 256, 1024, 128, 2048, 4096].filter((target) => target <= targetWorkgroups * workgroups);
   const splits = [256, 128, 64, 512].flatMap((least) => targets.map((target) => ({ targetWorkgroups: target, minSegmentKeys: least })));
   const bySegments = new Map<number, Split>();
-  for (const split of [{ targetWorkgroups, minSegmentKeys }, ...splits]) {
-    const segments = Math.ceil(keys / chooseSegmentKeys(batch, workgroups, split.targetWorkgroups, split.minSegmentKeys));
+  for (const split of [{ targetWorkgroups, minSegmentKeys: Math.min(minSegmentKeys, chosen) }, ...splits]) {
+    const segments = Math.ceil(keys / chooseSegmentKeys(batch, workgroups, split));
     if (!bySegments.has(segments)) bySegments.set(segments, split);
   }
   return [...bySegments.values()];

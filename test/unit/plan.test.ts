@@ -183,13 +183,23 @@ const decodeOnly = (lengths: readonly number[]): PlannedSequence[] =>
 
 describe('chooseSegmentKeys', () => {
   it('leaves short rows whole', () => {
-    expect(chooseSegmentKeys(decodeOnly([10, 200]), 4, 512, 256)).toBe(256);
-    expect(chooseSegmentKeys([], 4, 512, 256)).toBe(256);
+    expect(chooseSegmentKeys(decodeOnly([10, 200]), 4, { targetWorkgroups: 512, minSegmentKeys: 256 })).toBe(256);
+    expect(chooseSegmentKeys([], 4, { targetWorkgroups: 512, minSegmentKeys: 256 })).toBe(256);
   });
 
   it('counts the keys of single-token rows only', () => {
     const prefill = [{ tableRow: 0, blocks: [], seqLen: 1_000_000, queryLen: 2 }];
-    expect(chooseSegmentKeys(prefill, 4, 8, 256)).toBe(256);
+    expect(chooseSegmentKeys(prefill, 4, { targetWorkgroups: 8, minSegmentKeys: 256 })).toBe(256);
+  });
+
+  it('makes shorter parts where workgroups would be few', () => {
+    const split = { targetWorkgroups: 512, minSegmentKeys: 128, unsplitKeys: 256, leastWorkgroups: 128 };
+    const keysOf = (lengths: readonly number[]) => chooseSegmentKeys(decodeOnly(lengths), 8, split);
+    expect([[200], [300], [1024], [1025], [2048], [4096], [65536], [1024, 1024]].map(keysOf)).toEqual([
+      256, 64, 64, 128, 128, 128, 1024, 128,
+    ]);
+    expect(chooseSegmentKeys([{ tableRow: 0, blocks: [], seqLen: 1000, queryLen: 2 }], 8, split)).toBe(128);
+    expect(chooseSegmentKeys([...decodeOnly([300]), { tableRow: 1, blocks: [], seqLen: 1000, queryLen: 2 }], 8, split)).toBe(128);
   });
 
   it.each([1, 2, 3])('stays near the number of workgroups wanted, seed %i', (seed) => {
@@ -199,7 +209,7 @@ describe('chooseSegmentKeys', () => {
       const perItem = 1 + numbers.integer(8);
       const target = 1 + numbers.integer(1000);
       const least = 1 + numbers.integer(300);
-      const keys = chooseSegmentKeys(decodeOnly(lengths), perItem, target, least);
+      const keys = chooseSegmentKeys(decodeOnly(lengths), perItem, { targetWorkgroups: target, minSegmentKeys: least });
       expect(keys).toBeGreaterThanOrEqual(least);
       const workgroups = lengths.reduce((sum, length) => sum + Math.ceil(length / keys), 0) * perItem;
       expect(workgroups).toBeLessThanOrEqual(target + lengths.length * perItem);
@@ -219,6 +229,7 @@ describe('a draft', () => {
     blockSize: 16,
     minSegmentKeys: 128,
     targetWorkgroups: 512,
+    leastWorkgroups: 0,
     maxSplitQuery: 16,
   };
   const draft = (seqLen: number, queryLen: number, tableRow = 0): PlannedSequence => ({
@@ -228,7 +239,7 @@ describe('a draft', () => {
   function pack(batch: readonly PlannedSequence[], room = maxPartials(limits), maxSplitQuery = 16) {
     const writer = new PlanWriter(100_000);
     writer.begin();
-    const segmentKeys = chooseSegmentKeys(batch, 4, limits.targetWorkgroups, limits.minSegmentKeys);
+    const segmentKeys = chooseSegmentKeys(batch, 4, limits);
     const shape = { ...whole, blockSize: 16, prefillTokens: 16, segmentKeys, maxPartials: room, maxSplitQuery };
     const counts = packBatch(writer, batch, shape);
     return { counts, plan: readPlan(writer.words) };
@@ -295,16 +306,21 @@ describe('the size of a plan', () => {
   it.each([1, 2, 3, 4])('holds any step within the limits, seed %i', (seed) => {
     const numbers = random(seed);
     for (let round = 0; round < 50; round++) {
+      const targetWorkgroups = 1 + numbers.integer(200);
+      const split = {
+        targetWorkgroups,
+        minSegmentKeys: 1 + numbers.integer(200),
+        leastWorkgroups: round % 2 === 0 ? 0 : 1 + numbers.integer(200),
+      };
       const limits = {
         maxTokensPerStep: 1 + numbers.integer(100),
         maxSequences: 1 + numbers.integer(20),
         maxBlocksPerSequence: 1 + numbers.integer(100),
         blockSize: 8 * (1 + numbers.integer(8)),
-        minSegmentKeys: 1 + numbers.integer(100),
-        targetWorkgroups: 1 + numbers.integer(200),
+        ...split,
         maxSplitQuery: [0, 16][numbers.integer(2)]!,
       };
-      const { maxTokensPerStep, maxSequences, maxBlocksPerSequence, blockSize, minSegmentKeys, targetWorkgroups, maxSplitQuery } = limits;
+      const { maxTokensPerStep, maxSequences, maxBlocksPerSequence, blockSize, maxSplitQuery } = limits;
       let budget = maxTokensPerStep;
       const batch: PlannedSequence[] = [];
       for (let tableRow = 0; tableRow < maxSequences && budget > 0; tableRow++) {
@@ -315,7 +331,7 @@ describe('the size of a plan', () => {
       }
       const writer = new PlanWriter(maxPlanWords(limits));
       writer.begin();
-      const segmentKeys = chooseSegmentKeys(batch, 1, targetWorkgroups, minSegmentKeys);
+      const segmentKeys = chooseSegmentKeys(batch, 1, split);
       const { numPartials } = packBatch(writer, batch, {
         ...{ blockSize, prefillTokens: 1, segmentKeys, maxPartials: maxPartials(limits), maxSplitQuery },
         ...{ filterByQueryLen: numbers.uniform() < 0.8, cascades: [] },

@@ -145,9 +145,9 @@ describe('the nearest split', () => {
 
   it('cuts rows in a plan, and takes no more room than the defaults have', () => {
     vi.stubGlobal('GPUBufferUsage', { MAP_READ: 1, COPY_SRC: 4, COPY_DST: 8, UNIFORM: 64, STORAGE: 128 });
-    const kv = new KvCache(gpu, { ...shape, numLayers: 1, numBlocks: 200, maxSequences: 2, maxBlocksPerSequence: 100 });
-    const fine = { sequences: 1, keys: 1024, targetWorkgroups: 65536, minSegmentKeys: 64 };
-    const coarse = { sequences: 2, keys: 64, targetWorkgroups: 512, minSegmentKeys: 512 };
+    const kv = new KvCache(gpu, { ...shape, numLayers: 1, numBlocks: 300, maxSequences: 2, maxBlocksPerSequence: 260 });
+    const lone = { sequences: 1, keys: 2048, targetWorkgroups: 65536, minSegmentKeys: 256 };
+    const pair = { sequences: 2, keys: 64, targetWorkgroups: 512, minSegmentKeys: 512 };
     const open = (tuning?: Tuning) => new PagedAttention(new LaunchCache(gpu), kv, { numHeads: 8, maxTokensPerStep: 8, tuning });
     const items = (attention: PagedAttention, keys: readonly number[]) => {
       const sequences = keys.map((length) => {
@@ -159,17 +159,19 @@ describe('the nearest split', () => {
       for (const sequence of sequences) kv.close(sequence);
       return attention.writer.read('NUM_DECODE_ITEMS');
     };
-    const tuned = open(tuningOf({ shape, splits: [fine, coarse] }));
-    expect([items(open(), [1024]), items(tuned, [1024]), items(tuned, [100, 100])]).toEqual([8, 16, 2]);
-    expect(chooseKernels(gpu, shape, { tuning: tuningOf({ shape, splits: [fine] }) }).splits[0].targetWorkgroups).toBe(2 * 512);
+    const tuned = open(tuningOf({ shape, splits: [lone, pair] }));
+    expect([items(open(), [4096]), items(tuned, [4096]), items(tuned, [100, 100])]).toEqual([64, 16, 2]);
+    expect(chooseKernels(gpu, shape, { tuning: tuningOf({ shape, splits: [lone] }) }).splits[0].targetWorkgroups).toBe(2 * 512);
   });
 });
 
 it('splits to try are the default and such as cut differently', () => {
   const choice = chooseKernels(gpu, shape);
   const space = splitSpace(shape, choice, { sequences: 1, tokens: 1, keys: 2048 });
-  expect(space[0]).toEqual({ targetWorkgroups: 512, minSegmentKeys: 128 });
-  expect(space.map(({ minSegmentKeys }) => minSegmentKeys)).toEqual(expect.arrayContaining([64, 256, 512]));
+  // By parts of 128 keys there would be 32 workgroups.
+  expect(space[0]).toEqual({ targetWorkgroups: 512, minSegmentKeys: 64 });
+  expect(splitSpace(shape, choice, { sequences: 1, tokens: 1, keys: 8192 })[0]).toEqual({ targetWorkgroups: 512, minSegmentKeys: 128 });
+  expect(space.map(({ minSegmentKeys }) => minSegmentKeys)).toEqual(expect.arrayContaining([128, 256, 512]));
   expect(splitSpace(shape, choice, { sequences: 1, tokens: 1, keys: 32 })).toHaveLength(1);
 });
 
