@@ -81,7 +81,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   let keyGroup = local % keyGroups;
   let rowGroup = local / keyGroups;
   var maximum: array<f32, rowsPerThread>;
-  var sum: array<vec2f, rowsPerThread>; // of weights, without the values' scales and with them
+  var sum: array<vec2f, rowsPerThread>; // of weights, without the values' scales and, where codes have an offset, with them
   for (var i = 0u; i < rowsPerThread; i++) { // unrolled
     let head = (rowGroup + i * rowGroups) % headTile;
     maximum[i] = startMaximum(firstHead + head, head < heads, segment);
@@ -137,7 +137,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     for (var i = 0u; i < rowsPerThread * keysPerThread; i++) { // unrolled
       scores[i] = 0.0;
     }
-    for (var u = 0u; u < units; u++) {
+    for (var u = 0u; u < units; u++) { // unrolled if unrollUnits
       var raw: array<PoolLoad, keysPerThread>;
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
         raw[j] = tileRows[(keyGroup + j * keyGroups) * rowStride + u];
@@ -211,7 +211,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
         let p = weight(scores[i * keysPerThread + j], updated);
         scaled[j] = scaledWeight(p, valueScale[j]);
-        sum[i] += vec2f(p, scaled[j]);
+        sum[i] += vec2f(p, select(0.0, scaled[j], codeOffset != 0.0));
       }
       weights[row * keyGroups + keyGroup] = scaled;
     }
@@ -232,8 +232,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
     for (var i = 0u; i < outputRows; i++) { // unrolled
       let factor = factors[outputRow + i * outputRowGroups];
-      for (var c = 0u; c < outputVectors; c++) { // unrolled
-        accumulated[i * outputVectors + c] *= factor;
+      if (factor != 1.0) { // a row's maximum hardly ever rises
+        for (var c = 0u; c < outputVectors; c++) { // unrolled
+          accumulated[i * outputVectors + c] *= factor;
+        }
       }
     }
     for (var g = 0u; g < keyGroups; g++) {

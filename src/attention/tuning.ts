@@ -99,6 +99,15 @@ export function prefillOutputRowGroups(
   const columnGroups = 2 ** Math.floor(Math.log2(Math.max(1, units / Math.max(1, 2 / unitVectors))));
   return Math.min(rowTile, Math.max(1, invocations / Math.min(invocations, columnGroups)));
 }
+
+/**
+ * Whether a key's units are multiplied without a loop: in f16 on a GPU, where 8,192 tokens take an H100 23.1 instead of 24.3 ms. In f32 it makes no
+ * difference, in 8 bits, whose units are longer, 2,048 tokens take 2.39 instead of 2.27 ms (int8). A CPU takes seconds to compile so much.
+ */
+export function unrollsPrefillUnits({ rowTile, keyTile, rowsPerThread, keysPerThread }: PrefillBlocks, valueBytes: number): boolean {
+  return (rowTile / rowsPerThread) * (keyTile / keysPerThread) >= 128 && valueBytes === 2;
+}
+
 type PrefillBlocks = Pick<PrefillTile, 'rowTile' | 'keyTile' | 'rowsPerThread' | 'keysPerThread'>;
 
 export interface DecodeTile {

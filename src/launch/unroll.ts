@@ -1,10 +1,10 @@
 /**
  * Writes WGSL loops out. Not every host's compiler unrolls them, and an array whose index is known only at run time lives in memory instead of
  * registers. A loop asks for it by a comment behind its head, `for (var i = 0u; i < COUNT; i++) { // unrolled`, where COUNT is made of
- * constants of the text; each round becomes a block with a constant `i`. Pure.
+ * constants of the text; each round becomes a block with a constant `i`. Behind `// unrolled if NAME` the constant NAME decides. Pure.
  */
 
-const head = /^([ \t]*)for \(var (\w+) = 0u; \2 < ([^;]+); \2\+\+\) \{ \/\/ unrolled$/m;
+const head = /^([ \t]*)(for \(var (\w+) = 0u; \3 < ([^;]+); \3\+\+\) \{) \/\/ unrolled(?: if (\w+))?$/m;
 
 /** Finds the name in the counts of loops that are to be written out. */
 const innerHead = (name: string) => new RegExp(`(; \\w+ < [^;]*)\\b${name}\\b([^;]*; \\w+\\+\\+\\) \\{ // unrolled)`, 'g');
@@ -15,7 +15,11 @@ export function unrollLoops(wgsl: string): string {
   let constants: ReadonlyMap<string, string> | undefined;
   for (let match = head.exec(text); match; match = head.exec(text)) {
     constants ??= constantsOf(wgsl);
-    const [line, indent, name, count] = match;
+    const [line, indent, loop, name, count, condition] = match;
+    if (condition !== undefined && !isTrue(condition, constants)) {
+      text = text.replace(line, `${indent}${loop}`);
+      continue;
+    }
     const bodyBegin = match.index + line.length;
     // The loop ends with the brace under its head.
     const end = text.indexOf(`\n${indent}}`, bodyBegin);
@@ -28,6 +32,12 @@ export function unrollLoops(wgsl: string): string {
     text = text.slice(0, match.index) + rounds.join('\n') + text.slice(end + `\n${indent}}`.length);
   }
   return text;
+}
+
+function isTrue(name: string, constants: ReadonlyMap<string, string>): boolean {
+  const value = constants.get(name);
+  if (value !== 'true' && value !== 'false') throw new Error(`"${name}" is no constant that is true or false.`);
+  return value === 'true';
 }
 
 /** Of a text's module constants, name and expression. */

@@ -51,6 +51,13 @@ describe('loops written out', () => {
     expect(unrollLoops(text).match(/x\(\)/g)).toHaveLength(3);
   });
 
+  it('may stay loops, as a constant says', () => {
+    const loop = (constant: string) => `${constant}\nfor (var i = 0u; i < 2u; i++) { // unrolled if gpu\n  x();\n}`;
+    expect(unrollLoops(loop('const gpu = true;')).match(/x\(\)/g)).toHaveLength(2);
+    expect(unrollLoops(loop('const gpu = false;'))).toBe('const gpu = false;\nfor (var i = 0u; i < 2u; i++) {\n  x();\n}');
+    expect(() => unrollLoops(loop('const gpu = 1u;'))).toThrow('"gpu" is no constant');
+  });
+
   it('leave other loops, and loops of no round, alone', () => {
     const loop = 'for (var i = 0u; i < n; i++) {\n}';
     expect(unrollLoops(loop)).toBe(loop);
