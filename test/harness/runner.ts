@@ -1,6 +1,7 @@
 import { type Gpu, type OpenGpuOptions, openGpu } from '../../src/gpu.ts';
 import { watchErrors } from './error-scopes.ts';
 import type { HarnessEvent, HostName, RunOptions, Variant } from './events.ts';
+import { sharePipelines } from './shared-pipelines.ts';
 import { loadSpecs, type Spec, type SpecContext, type SpecFiles } from './spec.ts';
 
 /** What a host gives the runner. */
@@ -31,6 +32,7 @@ export async function runSpecs(host: Host, files: SpecFiles, options: RunOptions
     const old = devices.get(variant);
     if (old && !old.loss) return old;
     const gpu = await open({ limits: variant });
+    sharePipelines(gpu.device);
     devices.set(variant, gpu);
     return gpu;
   };
