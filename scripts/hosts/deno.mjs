@@ -33,6 +33,12 @@ export async function denoPath() {
 /** What Deno needs in its environment beside the driver's part: its cache in ours, and no look for updates. */
 export const denoEnvironment = { DENO_DIR: join(cache, 'deno'), DENO_NO_UPDATE_CHECK: '1' };
 
+/**
+ * What the specs add for lavapipe, unless told otherwise: vectors of 128 bits instead of 256 take less to compile, and our kernels' scattered loads
+ * less to run. A workgroup of 8 then runs as two vectors, which only barriers keep in step; the terminal programs have the driver's own width.
+ */
+export const lavapipeEnvironment = { LP_NATIVE_VECTOR_WIDTH: process.env.LP_NATIVE_VECTOR_WIDTH ?? '128' };
+
 /** What Deno is told to run the terminal program, which may write where it is asked for a file. @param {readonly string[]} programArguments */
 export function generateArguments(programArguments) {
   const writes = programArguments.some((one) => one === '--trace' || one.startsWith('--trace='));

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { createServer } from 'vite';
 import { launchChromium } from './chromium.mjs';
 import { buildForNode, dawnFindsAdapter } from './dawn.mjs';
-import { denoEnvironment, denoPath } from './deno.mjs';
+import { denoEnvironment, denoPath, lavapipeEnvironment } from './deno.mjs';
 import { findDriver } from './drivers.mjs';
 import { root } from './folders.mjs';
 import { watchProcess } from './processes.mjs';
@@ -26,7 +26,7 @@ export const specHosts = {
   async deno(options, watcher, only) {
     const driver = await findDriver({ only });
     const args = ['run', '--allow-all', '--no-prompt', join(root, 'test/harness/deno.ts'), JSON.stringify(options)];
-    return runChild(await denoPath(), args, { ...denoEnvironment, ...driver.env }, watcher, placeOf(driver));
+    return runChild(await denoPath(), args, { ...denoEnvironment, ...lavapipeEnvironment, ...driver.env }, watcher, placeOf(driver));
   },
 
   async node(options, watcher, only) {
