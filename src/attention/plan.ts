@@ -358,19 +358,24 @@ export interface Split {
 /** Parts are whole tiles. */
 const segmentUnit = 64;
 
-/** Chooses how many keys one work item takes. */
+/** Chooses how many keys one work item takes, at most: every row is cut into equal parts that are no longer. */
 export function chooseSegmentKeys(batch: readonly PlannedSequence[], workgroupsPerItem: number, split: Split): number {
   const { targetWorkgroups, minSegmentKeys, unsplitKeys = minSegmentKeys, leastWorkgroups = 0 } = split;
   let keys = 0;
   let longest = 0;
-  let isDecode = batch.length > 0;
+  let longestRow = 0;
   for (const { queryLen, seqLen } of batch) {
-    if (queryLen === 1) keys += seqLen;
-    else isDecode = false;
     longest = Math.max(longest, seqLen);
+    if (queryLen !== 1) continue;
+    keys += seqLen;
+    longestRow = Math.max(longestRow, seqLen);
   }
   if (longest <= unsplitKeys) return unsplitKeys;
   const even = (workgroups: number) => Math.ceil((keys * workgroupsPerItem) / workgroups / segmentUnit) * segmentUnit;
+  const isDecode = batch.every(({ queryLen }) => queryLen === 1);
   const least = isDecode && leastWorkgroups > 0 ? Math.min(minSegmentKeys, even(leastWorkgroups)) : minSegmentKeys;
-  return Math.max(least, even(targetWorkgroups));
+  const wanted = even(targetWorkgroups);
+  if (wanted <= least) return least;
+  // Whole parts of the longest row: a small rest would be workgroups for which the others leave no place, and which run when these are done.
+  return Math.ceil(longestRow / Math.max(1, Math.floor(longestRow / wanted)));
 }

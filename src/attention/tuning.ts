@@ -105,7 +105,7 @@ export function prefillOutputRowGroups(
  * difference, in 8 bits, whose units are longer, 2,048 tokens take 2.39 instead of 2.27 ms (int8). A CPU takes seconds to compile so much.
  */
 export function unrollsPrefillUnits({ rowTile, keyTile, rowsPerThread, keysPerThread }: PrefillBlocks, valueBytes: number): boolean {
-  return (rowTile / rowsPerThread) * (keyTile / keysPerThread) >= 128 && valueBytes === 2;
+  return (rowTile / rowsPerThread) * (keyTile / keysPerThread) >= 128 && valueBytes > 1;
 }
 
 type PrefillBlocks = Pick<PrefillTile, 'rowTile' | 'keyTile' | 'rowsPerThread' | 'keysPerThread'>;

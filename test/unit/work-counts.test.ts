@@ -210,13 +210,12 @@ const layers: readonly Layer[] = [
     lengths: [...all(4, 512, 512), ...all(60, 1, 2048)],
     work: {
       writes: 1,
-      bytesWritten: 78_304,
+      bytesWritten: 76_144,
       kernels: {
         'update block table': { grids: { '2 1 1': 1 }, bound: 288_448 },
         append: { grids: { '4216 1 1': 1 }, bound: 529_294_576 },
-        decode: { grids: { '8 120 1': 1 }, bound: 596_306_948 },
+        decode: { grids: { '8 60 1': 1 }, bound: 596_306_948 },
         prefill: { grids: { '256 8 1': 1 }, bound: 596_306_948 },
-        merge: { grids: { '60 32 1': 1 }, bound: 49_965_264 },
       },
     },
   },
@@ -255,13 +254,12 @@ const layersByMatrices: readonly Layer[] = [
     lengths: [...all(4, 512, 512), ...all(60, 1, 2048)],
     work: {
       writes: 1,
-      bytesWritten: 75_232,
+      bytesWritten: 73_072,
       kernels: {
         'update block table': { grids: { '2 1 1': 1 }, bound: 288_448 },
         append: { grids: { '4216 1 1': 1 }, bound: 529_294_576 },
-        decode: { grids: { '8 120 1': 1 }, bound: 596_306_948 },
+        decode: { grids: { '8 60 1': 1 }, bound: 596_306_948 },
         'prefill by matrices': { grids: { '128 8 1': 1 }, bound: 596_306_948 },
-        merge: { grids: { '60 32 1': 1 }, bound: 49_965_264 },
       },
     },
   },
