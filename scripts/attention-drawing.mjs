@@ -81,7 +81,7 @@ function byDtype(report) {
       title: 'by KV dtype',
       options: {
         marginLeft: 150,
-        marginRight: 84,
+        marginRight: 110,
         x: { domain: [0, 100], label: 'share, %' },
         y: { domain: shares.map(({ label }) => label), label: null, padding: 0.4 },
         marks: [
