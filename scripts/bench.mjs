@@ -10,6 +10,7 @@ import { denoEnvironment, denoPath } from './hosts/deno.mjs';
 import { driverSources, findDriver } from './hosts/drivers.mjs';
 import { root } from './hosts/folders.mjs';
 import { exitOnSignals, runInForeground } from './hosts/processes.mjs';
+import { registersLayer } from './hosts/registers.mjs';
 import { readServingOptions, servingArguments, servingHelp, servingOptions } from './serving-options.mjs';
 
 const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|generate|step|speculate|serving|soak [options]
@@ -33,6 +34,7 @@ const help = `Usage: npm run bench -- launch|attention|linear|compare|cold|gener
   --filter TEXT              only the parts whose name contains TEXT (attention, linear, compare)
   --json FILE                write the rows
   --driver SOURCE            ${driverSources.join(', ')} (for deno and node, on Linux)
+  --registers                print what the driver says of each pipeline (for node, on Linux): registers, size of the code
   --page FOLDER              the page as "npm run bench:page" built it (for chromium), where Vite is not installed
 
 ${servingHelp}`;
@@ -44,6 +46,7 @@ ${servingHelp}`;
  * @property {string} commit
  * @property {string} [json] a path
  * @property {string} [driver]
+ * @property {boolean} [registers]
  * @property {string} [page] a folder
  * @property {readonly string[]} more arguments, as they were given
  */
@@ -67,10 +70,14 @@ const hosts = {
   },
 
   async node(request) {
+    const layer = request.registers ? await registersLayer() : undefined;
     const driver = await findDriver({ only: request.driver, works: dawnFindsAdapter });
     const program = await buildForNode('bench-node', 'node.js');
-    const flags = ['--enable-source-maps', ...(request.bench === 'soak' ? ['--expose-gc'] : [])];
-    return runInForeground(process.execPath, [...flags, program, ...argumentsOf(request)], environmentOf(request, driver));
+    const flags = ['--enable-source-maps', ...(request.bench === 'soak' ? ['--expose-gc'] : []), ...(layer?.flags ?? [])];
+    return runInForeground(process.execPath, [...flags, program, ...argumentsOf(request)], {
+      ...environmentOf(request, driver),
+      ...layer?.env,
+    });
   },
 
   async chromium({ bench, options, commit, json, page: built }) {
@@ -130,6 +137,7 @@ async function main() {
       json: { type: 'string' },
       driver: { type: 'string' },
       page: { type: 'string' },
+      registers: { type: 'boolean' },
       ...servingOptions,
       help: { type: 'boolean', short: 'h' },
     },
@@ -140,6 +148,7 @@ async function main() {
   }
   if (!Object.hasOwn(hosts, values.host))
     throw new Error(`There is no host "${values.host}". There are: ${Object.keys(hosts).join(', ')}.`);
+  if (values.registers && values.host !== 'node') throw new Error('--registers goes with --host node.');
   const rounds = values.rounds === undefined ? undefined : Number(values.rounds);
   const dataset = values.dataset === undefined ? undefined : resolve(values.dataset);
   const words = positionals.slice(1);
@@ -150,6 +159,7 @@ async function main() {
     commit: currentCommit(),
     json: values.json === undefined ? undefined : resolve(values.json),
     driver: values.driver,
+    registers: values.registers,
     page: values.page === undefined ? undefined : resolve(values.page),
   });
 }

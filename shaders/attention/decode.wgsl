@@ -1,7 +1,7 @@
 // Attention of single query tokens: a workgroup takes one work item (a token and a range of its keys), one KV head and up to headTile
 // of the query heads that share it, so that every key and value row is read once for all of them.
 //
-// A team of keyThreads invocations reads a key together, a load of 16 bytes (a "unit") each, so that neighbours read neighbouring memory. The
+// A team of keyThreads invocations reads a key together, a load (a "unit") or several each, so that neighbours read neighbouring memory. The
 // teams go through the item's keys in tiles of keysPerThread keys for each team. In a tile every invocation multiplies its units of the keys with
 // the queries, and leaves the parts of the scores in workgroup memory; then each score is added up and made a weight by one invocation, relative
 // to a reference, and each crew, a team or several, adds the weighted values of its share of the keys to outputs of its own, which are joined

@@ -254,8 +254,8 @@ function chooseRowThreads(
 }
 
 /**
- * Without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by half of them, as many as leave the 128 registers to each of four workgroups
- * of a core. On an H100 in Deno int8 takes 342 us for 64 x 4096, e5m2 336; by 16 bytes and 8 invocations, 4 keys in flight, in workgroups of 64, 366 and 365.
+ * Without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by half of them, in workgroups of 128 of which four find registers on
+ * a core. On an H100 in Deno int8 takes 342 us for 64 x 4096, e5m2 336; by 16 bytes and 8 invocations, 4 keys in flight, in workgroups of 64, 366 and 365.
  */
 function chooseCodeThreads(layout: KvLayout, maxInvocations: number): ReturnType<typeof chooseRowThreads> {
   const units = rowBytes(layout) / 8;

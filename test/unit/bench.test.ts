@@ -1,3 +1,5 @@
+import { execFile } from 'node:child_process';
+import { promisify } from 'node:util';
 import { describe, expect, test } from 'vitest';
 import { type BenchReport, rowOf } from '../../bench/report.ts';
 import { slopeOf } from '../../bench/step/bench.ts';
@@ -33,6 +35,15 @@ describe('bench', () => {
     expect(svg).toContain('a &lt;GPU&gt; &amp; more');
     expect(svg).toContain('prefers-color-scheme: dark');
     expect(svg).not.toContain('NaN');
+  });
+
+  test.each([
+    ['deno', process.env.PATH, '--registers goes with --host node.'],
+    ['node', '', "--registers needs a C compiler and Vulkan's headers, on Linux"],
+  ])('registers, with %s and PATH %o, say what they need', async (host, PATH, problem) => {
+    const args = ['scripts/bench.mjs', 'attention', '--host', host, '--registers'];
+    const run = promisify(execFile)(process.execPath, args, { env: { ...process.env, PATH } });
+    await expect(run).rejects.toMatchObject({ code: 1, stderr: expect.stringContaining(problem) });
   });
 
   test('the slope is that of the nearest line', () => {
