@@ -8,7 +8,7 @@ export interface PagedAttentionOptions {
   readonly numHeads: number;
   /** Most new tokens of one step, over all sequences. */
   readonly maxTokensPerStep: number;
-  /** Fewest keys of a part of a decode row that is split among workgroups; default: what suits the adapter (128 on a GPU, where rows of up to 256 are not split). */
+  /** Fewest keys of a part of a decode row that is split among workgroups; default: what suits the adapter (128 on a GPU, 64 where fewer than 128 workgroups would run; rows of up to 256 are not split). */
   readonly minSegmentKeys?: number;
   /** Workgroups that a decode launch aims at when it splits; default 512. */
   readonly targetWorkgroups?: number;

@@ -340,7 +340,7 @@ function longestFirst(items: readonly number[]): number[] {
   return starts.sort((a, b) => keysOf(b) - keysOf(a)).flatMap((at) => items.slice(at, at + itemWords));
 }
 
-/** How decode rows are cut into work items; the attention options of the same names. */
+/** How decode rows are cut into work items; the attention options `targetWorkgroups` and `minSegmentKeys` say it, too. */
 export interface Split {
   /** Workgroups to leave to the GPU, about. */
   readonly targetWorkgroups: number;

@@ -149,7 +149,9 @@ export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOp
   const tuned = isFixed ? undefined : entries.find(({ splits }) => splits && splits.length > 0)?.splits;
   // An item is several workgroups, so that more of these take no more room; beyond that they would.
   const most = split.targetWorkgroups * workgroupsPerItem(shape, decode);
-  const splits = tuned?.map((one) => ({ ...one, targetWorkgroups: Math.min(one.targetWorkgroups, most) }));
+  const splits = tuned?.map(({ sequences, keys, targetWorkgroups, minSegmentKeys }) => {
+    return { sequences, keys, minSegmentKeys, targetWorkgroups: Math.min(targetWorkgroups, most) };
+  });
   return { decode, prefill, plainPrefill, splits: splits ?? [split], split };
 }
 

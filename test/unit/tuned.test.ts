@@ -10,6 +10,7 @@ import {
   KvCache,
   LaunchCache,
   PagedAttention,
+  type TunedSplit,
   type Tuning,
   type TuningEntry,
   textTunings,
@@ -161,7 +162,10 @@ describe('the nearest split', () => {
     };
     const tuned = open(tuningOf({ shape, splits: [lone, pair] }));
     expect([items(open(), [4096]), items(tuned, [4096]), items(tuned, [100, 100])]).toEqual([64, 16, 2]);
-    expect(chooseKernels(gpu, shape, { tuning: tuningOf({ shape, splits: [lone] }) }).splits[0].targetWorkgroups).toBe(2 * 512);
+    const fromFile = { ...lone, leastWorkgroups: 'many' } as unknown as TunedSplit;
+    expect(chooseKernels(gpu, shape, { tuning: tuningOf({ shape, splits: [fromFile] }) }).splits).toEqual([
+      { ...lone, targetWorkgroups: 2 * 512 },
+    ]);
   });
 });
 
