@@ -29,14 +29,7 @@ export type { DecodeTile, MatrixPrefillTile, PrefillTile } from './attention/tun
 export type { Workload } from './attention/workload.ts';
 export * from './errors.ts';
 export { type AdapterDescription, type Gpu, gpuFromDevice, type OpenGpuOptions, openGpu } from './gpu.ts';
-export {
-  LaunchCache,
-  type LaunchCacheMode,
-  type LaunchCacheOptions,
-  type LaunchEvent,
-  type LaunchStats,
-  type MissPolicy,
-} from './launch/cache.ts';
+export { LaunchCache } from './launch/cache.ts';
 export type { JsonStore, JsonStoreOptions, TextFiles } from './launch/json-store.ts';
 export {
   type AnyKernel,
@@ -59,6 +52,7 @@ export {
 } from './launch/kernel.ts';
 export type { LaunchManifest } from './launch/manifest.ts';
 export { indexedDbManifests, type ManifestStore, manifestKey, textManifests } from './launch/manifest-store.ts';
+export type { LaunchCacheMode, LaunchCacheOptions, LaunchCounts, LaunchEvent, LaunchStats, MissPolicy } from './launch/options.ts';
 export type { LaunchSite } from './launch/site.ts';
 export { type ChromeTrace, type OpenSpan, type TraceEvent, Tracer } from './launch/trace.ts';
 export type { FalseHit } from './launch/verify.ts';

@@ -1,7 +1,8 @@
 /** Measures which tiles and splits are fastest for a shape on this device. What wins computes what the default computes. */
 import { InvalidArgumentError } from '../errors.ts';
 import { causeOf, type Gpu } from '../gpu.ts';
-import { LaunchCache, type LaunchEvent } from '../launch/cache.ts';
+import { LaunchCache } from '../launch/cache.ts';
+import type { LaunchEvent } from '../launch/options.ts';
 import { type PassTimer, passTimer } from '../launch/pass-timer.ts';
 import { checkLayout, checkPositive, type KvDtype } from './layout.ts';
 import { chooseSegmentKeys, type Split } from './plan.ts';

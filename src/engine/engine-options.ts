@@ -1,6 +1,6 @@
 /** How an engine is opened: options, and what stands for those left out. Pure. */
 import { blockBytes, checkLayout, type KvDtype, type KvLayout } from '../attention/layout.ts';
-import type { LaunchCacheMode, LaunchEvent } from '../launch/cache.ts';
+import type { LaunchCacheMode, LaunchEvent } from '../launch/options.ts';
 import type { Tracer } from '../launch/trace.ts';
 import type { ModelConfig } from './config.ts';
 import { checkInteger, checkSpeculation, maxRunAhead } from './options.ts';

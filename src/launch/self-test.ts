@@ -1,6 +1,5 @@
 import type { Gpu } from '../gpu.ts';
-import type { LaunchCache } from './cache.ts';
-import { type ArgumentPath, defineKernel, perCall, writeBuffer } from './kernel.ts';
+import { type ArgumentPath, type ArgumentsOf, defineKernel, perCall, writeBuffer } from './kernel.ts';
 
 /** Writes one per-call value to the place that another one names. */
 const markKernel = defineKernel({
@@ -14,6 +13,15 @@ const markKernel = defineKernel({
   workgroups: { x: () => 1 },
   singleVariant: true,
 });
+
+type Marks = ArgumentsOf<typeof markKernel.arguments>;
+
+/** What is tested of a launch cache. */
+export interface TestedCache {
+  prepare(kernel: typeof markKernel, args: Marks): Promise<{ record(pass: GPUComputePassEncoder, args: Marks): void }>;
+  submit(commands: readonly GPUCommandBuffer[]): void;
+  destroy(): void;
+}
 
 const launches = 64;
 const rounds = 5;
@@ -29,7 +37,7 @@ export function hasImmediates(gpu: Gpu): boolean {
  * Tests that launches of one submit see their own values, by each path that the host offers, and measures which path records faster.
  * @returns the faster of the working paths; `failure` where none works
  */
-export async function choosePath(gpu: Gpu, open: (path: ArgumentPath) => LaunchCache): Promise<{ path: ArgumentPath; failure?: string }> {
+export async function choosePath(gpu: Gpu, open: (path: ArgumentPath) => TestedCache): Promise<{ path: ArgumentPath; failure?: string }> {
   const results: { path: ArgumentPath; time: number }[] = [];
   const failures: string[] = [];
   for (const path of hasImmediates(gpu) ? (['arena', 'immediates'] as const) : (['arena'] as const)) {
@@ -48,7 +56,7 @@ export async function choosePath(gpu: Gpu, open: (path: ArgumentPath) => LaunchC
 }
 
 /** @returns the host's milliseconds for a submit of launches, the best of some rounds */
-async function test(gpu: Gpu, cache: LaunchCache): Promise<number> {
+async function test(gpu: Gpu, cache: TestedCache): Promise<number> {
   const { device } = gpu;
   const size = launches * 4;
   const marks = device.createBuffer({ label: 'self-test', size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC });

@@ -1,9 +1,9 @@
 import { BufferDestroyedError, CapacityExceededError, LimitExceededError } from '../errors.ts';
 import { type ArgumentField, type ArgumentSlot, fieldsOf, ImmediateArguments } from './arguments.ts';
-import type { LaunchCache } from './cache.ts';
 import type { KernelEntry, Values, Variant } from './entry.ts';
 import type { ArgumentDeclarations, ArgumentsOf, BufferArgument, Grid } from './kernel.ts';
 import { createBindGroup } from './pipelines.ts';
+import type { LaunchState } from './state.ts';
 import { findFalseHit, sameBuffer } from './verify.ts';
 import { bufferOf } from './watch.ts';
 
@@ -37,7 +37,7 @@ function nextSample(launch: number): number {
  * so that a launch is `setPipeline`, `setBindGroup`, `dispatchWorkgroups` and the few words that changed.
  */
 export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
-  readonly #cache: LaunchCache;
+  readonly #state: LaunchState;
   readonly #entry: KernelEntry;
   /** The arguments that the site was prepared with. */
   readonly #stored: Values;
@@ -58,8 +58,8 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
   #destroyed: string | undefined;
 
   /** Use `LaunchCache.prepare`. */
-  constructor(cache: LaunchCache, entry: KernelEntry, variant: Variant, values: Values) {
-    this.#cache = cache;
+  constructor(state: LaunchState, entry: KernelEntry, variant: Variant, values: Values) {
+    this.#state = state;
     this.#entry = entry;
     this.#variant = variant;
     this.#stored = Object.fromEntries(
@@ -69,34 +69,34 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
     this.#grid = 'x' in workgroups ? workgroups : undefined;
     this.#indirect = 'indirect' in workgroups ? workgroups.indirect : undefined;
     const { shape, layout } = entry;
-    this.#maxWorkgroups = cache.gpu.limits.maxComputeWorkgroupsPerDimension;
+    this.#maxWorkgroups = state.gpu.limits.maxComputeWorkgroupsPerDimension;
     this.#fields = fieldsOf(shape);
     this.#hasCaps = shape.caps.length > 0;
     this.#swappable = shape.swappable;
-    this.#simple = this.#indirect === undefined && (cache.mode === 'on' || cache.mode === 'verify-sample');
+    this.#simple = this.#indirect === undefined && (state.mode === 'on' || state.mode === 'verify-sample');
     if (layout.path === 'immediates' && shape.argumentBytes > 0) this.#immediates = new ImmediateArguments(shape.argumentBytes);
     const watched: [GPUBuffer, () => void][] = [];
     for (const { name } of shape.buffers) {
       if (shape.swappable.includes(name)) continue;
       const buffer = bufferOf(values[name] as BufferArgument);
-      if (cache.watch.isDestroyed(buffer)) throw new BufferDestroyedError(entry.kernel.name, name);
+      if (state.watch.isDestroyed(buffer)) throw new BufferDestroyedError(entry.kernel.name, name);
       const onDestroy = () => {
         this.#destroyed = name;
         for (const set of [...this.#sets]) this.#dropSet(set);
         // Buffers that live on, a caller's mostly, must not keep a site that is of no use any more.
-        for (const [other, listener] of watched) cache.watch.unwatch(other, listener);
+        for (const [other, listener] of watched) state.watch.unwatch(other, listener);
       };
       watched.push([buffer, onDestroy]);
-      cache.watch.watch(buffer, onDestroy);
+      state.watch.watch(buffer, onDestroy);
     }
     const set = this.#addSet(values);
-    if (cache.mode !== 'off') set.places.push(this.#makePlace(set));
+    if (state.mode !== 'off') set.places.push(this.#makePlace(set));
     this.#set = set;
   }
 
   /** Compiles the variant for these keys ahead of the launch that needs it. */
   prepare(args: ArgumentsOf<A>): Promise<void> {
-    return this.#cache.prepareKeys(this.#entry, args as Values);
+    return this.#state.prepareKeys(this.#entry, args as Values);
   }
 
   /**
@@ -106,10 +106,10 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
    * @throws {DeviceLostError} {BufferDestroyedError} {CapacityExceededError} {LimitExceededError} {LaunchMissError}; nothing is recorded then.
    */
   record(pass: GPUComputePassEncoder, args: ArgumentsOf<A>): void {
-    const cache = this.#cache;
+    const state = this.#state;
     const values = args as Values;
     const grid = this.#grid;
-    if (cache.failure) throw cache.failure;
+    if (state.failure) throw state.failure;
     let x = 1;
     let y = 1;
     let z = 1;
@@ -122,39 +122,39 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
     if (this.#hasCaps) this.#checkCaps(values);
     const most = this.#maxWorkgroups;
     if (!(x <= most && y <= most && z <= most)) this.#refuseGrid(Math.max(x, y, z)); // NaN, too
-    if (!this.#simple || cache.counts.launches >= cache.nextSample) {
+    if (!this.#simple || state.counts.launches >= state.nextSample) {
       this.#recordWatched(pass, values, x, y, z);
       return;
     }
     const variant = this.#currentVariant(values);
     if (variant) this.#setPrepared(pass, values, variant);
-    else cache.setUncached(pass, this.#entry, values);
+    else state.setUncached(pass, this.#entry, values);
     // Each argument crosses into the host, and costs.
     if (z !== 1) pass.dispatchWorkgroups(x, y, z);
     else if (y !== 1) pass.dispatchWorkgroups(x, y);
     else pass.dispatchWorkgroups(x);
-    cache.counts.launches++;
+    state.counts.launches++;
   }
 
   /** The rest of `record`, with whatever a mode, an indirect grid or the sampling adds. */
   #recordWatched(pass: GPUComputePassEncoder, values: Values, x: number, y: number, z: number): void {
-    const cache = this.#cache;
-    const sampled = cache.counts.launches >= cache.nextSample;
+    const state = this.#state;
+    const sampled = state.counts.launches >= state.nextSample;
     const start = sampled ? performance.now() : 0;
     const grid = this.#indirect === undefined ? undefined : this.#gridBuffer(this.#indirect, values);
-    this.#setAny(pass, values, cache.mode === 'verify' || (cache.mode === 'verify-sample' && sampled));
+    this.#setAny(pass, values, state.mode === 'verify' || (state.mode === 'verify-sample' && sampled));
     if (grid) pass.dispatchWorkgroupsIndirect(bufferOf(grid), 'buffer' in grid ? grid.offset : 0);
     else pass.dispatchWorkgroups(x, y, z);
     if (sampled) {
-      cache.encodeTime.add(performance.now() - start);
-      cache.nextSample = nextSample(cache.counts.launches);
+      state.encodeTime.add(performance.now() - start);
+      state.nextSample = nextSample(state.counts.launches);
     }
-    cache.counts.launches++;
+    state.counts.launches++;
   }
 
   #gridBuffer(name: string, values: Values): BufferArgument {
     const grid = values[name] as BufferArgument;
-    if (this.#cache.watch.isDestroyed(bufferOf(grid))) throw new BufferDestroyedError(this.#entry.kernel.name, name);
+    if (this.#state.watch.isDestroyed(bufferOf(grid))) throw new BufferDestroyedError(this.#entry.kernel.name, name);
     return grid;
   }
 
@@ -166,17 +166,17 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
     if (slot) slot.arena.write(slot.word, this.#fields, values);
     else if (this.#immediates) pass.setImmediates(0, this.#immediates.write(this.#fields, values));
     pass.setBindGroup(0, bindGroup);
-    variant.used = this.#cache.epoch;
+    variant.used = this.#state.epoch;
   }
 
   /** As `#setPrepared`, or by the uncached path: in mode `off`, after a miss, and for a launch that verification found false. */
   #setAny(pass: GPUComputePassEncoder, values: Values, verified: boolean): void {
-    const cache = this.#cache;
-    const variant = cache.mode === 'off' ? undefined : this.#currentVariant(values);
+    const state = this.#state;
+    const variant = state.mode === 'off' ? undefined : this.#currentVariant(values);
     const falseHit = verified && variant ? findFalseHit(this.#entry, variant, this.#stored, values) : undefined;
-    if (falseHit) cache.reportFalseHit(falseHit);
+    if (falseHit) state.reportFalseHit(falseHit);
     if (!variant || falseHit) {
-      cache.setUncached(pass, this.#entry, values);
+      state.setUncached(pass, this.#entry, values);
       return;
     }
     this.#setPrepared(pass, values, variant);
@@ -200,16 +200,16 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
     for (let i = 0; i < last.length; i++) {
       const { name, of } = keys[i];
       if (Object.is(of ? of(values[name] as number) : values[name], last[i])) continue;
-      const found = this.#cache.findVariant(this.#entry, values);
+      const found = this.#state.findVariant(this.#entry, values);
       if (found) this.#variant = found;
       return found;
     }
-    this.#cache.counts.hits++;
+    this.#state.counts.hits++;
     return this.#variant;
   }
 
   #currentPlace(values: Values): Place {
-    const { epoch } = this.#cache;
+    const { epoch } = this.#state;
     const swappable = this.#swappable;
     let set = this.#set;
     for (let i = 0; i < swappable.length && set; i++) {
@@ -235,7 +235,7 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
 
   #addSet(values: Values): BindingSet {
     const { kernel, shape } = this.#entry;
-    const { watch, maxBindings } = this.#cache;
+    const { watch, maxBindings } = this.#state;
     const buffers = shape.swappable.map((name) => keptRange(values[name] as BufferArgument));
     const set: BindingSet = { buffers, places: [], epoch: -1, uses: 0, drop: () => this.#dropSet(set) };
     const destroyed = shape.swappable.find((_, i) => watch.isDestroyed(bufferOf(set.buffers[i])));
@@ -245,7 +245,7 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
     if (this.#sets.length > maxBindings) {
       const oldest = this.#sets.filter((one) => one !== set).reduce((a, b) => (b.epoch < a.epoch ? b : a));
       this.#dropSet(oldest);
-      this.#cache.counts.evictions++;
+      this.#state.counts.evictions++;
     }
     return set;
   }
@@ -253,18 +253,18 @@ export class LaunchSite<A extends ArgumentDeclarations = ArgumentDeclarations> {
   #dropSet(set: BindingSet): void {
     this.#sets.splice(this.#sets.indexOf(set), 1);
     if (this.#set === set) this.#set = undefined;
-    for (const argument of set.buffers) this.#cache.watch.unwatch(bufferOf(argument), set.drop);
-    for (const { slot } of set.places.splice(0)) if (slot) this.#cache.releaseSlot(slot);
+    for (const argument of set.buffers) this.#state.watch.unwatch(bufferOf(argument), set.drop);
+    for (const { slot } of set.places.splice(0)) if (slot) this.#state.releaseSlot(slot);
   }
 
   #makePlace({ buffers }: BindingSet): Place {
     const { shape, layout } = this.#entry;
-    const slot = shape.argumentBytes > 0 && layout.path === 'arena' ? this.#cache.takeSlot() : undefined;
+    const slot = shape.argumentBytes > 0 && layout.path === 'arena' ? this.#state.takeSlot() : undefined;
     const argumentBuffer = slot && { buffer: slot.arena.buffer, offset: slot.offset, size: shape.argumentBytes };
     const swapped = Object.fromEntries(shape.swappable.map((name, i) => [name, buffers[i]]));
     const values = { ...this.#stored, ...swapped };
-    const bindGroup = createBindGroup(this.#cache.gpu.device, shape, layout, values, argumentBuffer);
-    this.#cache.counts.bindGroups++;
+    const bindGroup = createBindGroup(this.#state.gpu.device, shape, layout, values, argumentBuffer);
+    this.#state.counts.bindGroups++;
     return { bindGroup, slot };
   }
 }

@@ -5,8 +5,8 @@ import type { EngineOptions } from '../engine/engine-options.ts';
 import type { GenerationDefaults } from '../engine/generation-config.ts';
 import type { EngineStats, GenerateOptions, GenerationChunk, GenerationResult, GenerationStats, LoadProgress } from '../engine/types.ts';
 import type { AdapterDescription, OpenGpuOptions } from '../gpu.ts';
-import type { LaunchEvent, LaunchStats } from '../launch/cache.ts';
 import type { LaunchManifest } from '../launch/manifest.ts';
+import type { LaunchEvent, LaunchStats } from '../launch/options.ts';
 import type { ErrorData, Outcome } from './errors.ts';
 
 /** Posted to a worker, with a port, to open an engine there. */
