@@ -194,7 +194,7 @@ export function maxPartials(limits: PlanLimits): number {
   const shortSegments = Math.ceil((maxBlocksPerSequence * blockSize) / segmentUnit);
   const decode = Math.max(
     Math.min(maxSequences * maxSegments, targetWorkgroups + maxSequences),
-    leastWorkgroups > 0 ? Math.min(maxSequences * shortSegments, leastWorkgroups + maxSequences) : 0,
+    Math.min(maxSequences * shortSegments, leastWorkgroups + maxSequences),
   );
   return decode + maxSequences + Math.min(maxSplitQuery * maxSegments, targetWorkgroups);
 }
@@ -355,7 +355,7 @@ export interface Split {
   readonly leastWorkgroups?: number;
 }
 
-/** Parts are whole tiles. */
+/** Keys of a tile of any decode kernel, about: the shortest part, and the steps in which a part's length is reckoned. */
 const segmentUnit = 64;
 
 /** Chooses how many keys one work item takes, at most: every row is cut into equal parts that are no longer. */
@@ -372,8 +372,8 @@ export function chooseSegmentKeys(batch: readonly PlannedSequence[], workgroupsP
   }
   if (longest <= unsplitKeys) return unsplitKeys;
   const even = (workgroups: number) => Math.ceil((keys * workgroupsPerItem) / workgroups / segmentUnit) * segmentUnit;
-  const isDecode = batch.every(({ queryLen }) => queryLen === 1);
-  const least = isDecode && leastWorkgroups > 0 ? Math.min(minSegmentKeys, even(leastWorkgroups)) : minSegmentKeys;
+  const mayBeFew = leastWorkgroups > 0 && batch.every(({ queryLen }) => queryLen === 1);
+  const least = mayBeFew ? Math.min(minSegmentKeys, even(leastWorkgroups)) : minSegmentKeys;
   const wanted = even(targetWorkgroups);
   if (wanted <= least) return least;
   // Whole parts of the longest row: a small rest would be workgroups for which the others leave no place, and which run when these are done.

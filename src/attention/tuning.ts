@@ -90,22 +90,23 @@ export function matrixPrefillMemory(
 }
 
 /** How the invocations of a prefill workgroup share the outputs: in so many groups of rows. About eight values of a row each, or one load of them. */
-export function prefillOutputRowGroups(
-  { rowTile, keyTile, rowsPerThread, keysPerThread }: PrefillBlocks,
-  units: number,
-  unitVectors: number,
-): number {
-  const invocations = (rowTile / rowsPerThread) * (keyTile / keysPerThread);
+export function prefillOutputRowGroups(tile: PrefillBlocks, units: number, unitVectors: number): number {
+  const invocations = prefillInvocations(tile);
   const columnGroups = 2 ** Math.floor(Math.log2(Math.max(1, units / Math.max(1, 2 / unitVectors))));
-  return Math.min(rowTile, Math.max(1, invocations / Math.min(invocations, columnGroups)));
+  return Math.min(tile.rowTile, Math.max(1, invocations / Math.min(invocations, columnGroups)));
 }
 
 /**
- * Whether a key's units are multiplied without a loop: in f16 on a GPU, where 8,192 tokens take an H100 23.1 instead of 24.3 ms. In f32 it makes no
- * difference, in 8 bits, whose units are longer, 2,048 tokens take 2.39 instead of 2.27 ms (int8). A CPU takes seconds to compile so much.
+ * Whether a key's units are multiplied without a loop: on a GPU, where 8,192 tokens in f16 take an H100 23.1 instead of 24.3 ms in Dawn, and 2,048 in f32
+ * 2.43 instead of 2.77 ms in Deno; but not in 8 bits, whose units are longer (2,048 in int8 2.39 instead of 2.27 ms). A CPU takes seconds to compile so much.
  */
-export function unrollsPrefillUnits({ rowTile, keyTile, rowsPerThread, keysPerThread }: PrefillBlocks, valueBytes: number): boolean {
-  return (rowTile / rowsPerThread) * (keyTile / keysPerThread) >= 128 && valueBytes > 1;
+export function unrollsPrefillUnits(tile: PrefillBlocks, valueBytes: number): boolean {
+  return prefillInvocations(tile) >= 128 && valueBytes > 1;
+}
+
+/** Invocations of a prefill workgroup, each with a block of scores. */
+function prefillInvocations({ rowTile, keyTile, rowsPerThread, keysPerThread }: PrefillBlocks): number {
+  return (rowTile / rowsPerThread) * (keyTile / keysPerThread);
 }
 
 type PrefillBlocks = Pick<PrefillTile, 'rowTile' | 'keyTile' | 'rowsPerThread' | 'keysPerThread'>;
@@ -160,7 +161,7 @@ export function decodeMemory(
  */
 export function choosePrefillTile(layout: KvLayout, groupSize: number, memory: number, maxInvocations: number): PrefillTile | undefined {
   for (const [rowTile, keyTile, rowsPerThread, keysPerThread] of maxInvocations < 64 ? prefillTiles.small : prefillTiles.large) {
-    if ((rowTile / rowsPerThread) * (keyTile / keysPerThread) > Math.max(maxInvocations, 16)) continue;
+    if (prefillInvocations({ rowTile, keyTile, rowsPerThread, keysPerThread }) > Math.max(maxInvocations, 16)) continue;
     const headTile = Math.min(groupSize, rowTile);
     if (prefillMemory(layout.headDim, rowBytes(layout), { rowTile, keyTile, headTile }) > memory) continue;
     return { rowTile, keyTile, rowsPerThread, keysPerThread, headTile, tokens: Math.floor(rowTile / headTile) };
@@ -226,11 +227,12 @@ const subgroupTiles: Readonly<
 const mostUnits = 4;
 
 /** Which invocations share a row, by which loads, and most of the keys in flight and of the invocations. */
-function chooseRowThreads(
-  layout: KvLayout,
-  maxInvocations: number,
-  subgroupSize: number,
-): Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'loadWords' | 'subgroups'> & { readonly mostKeys: number; readonly most: number } {
+interface RowThreads extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'loadWords' | 'subgroups'> {
+  readonly mostKeys: number;
+  readonly most: number;
+}
+
+function chooseRowThreads(layout: KvLayout, maxInvocations: number, subgroupSize: number): RowThreads {
   // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
   const isGpu = maxInvocations >= 128;
   const best = subgroupTiles[layout.dtype];
@@ -257,7 +259,7 @@ function chooseRowThreads(
  * Without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by half of them, in workgroups of 128 of which four find registers on
  * a core. On an H100 in Deno int8 takes 342 us for 64 x 4096, e5m2 336; by 16 bytes and 8 invocations, 4 keys in flight, in workgroups of 64, 366 and 365.
  */
-function chooseCodeThreads(layout: KvLayout, maxInvocations: number): ReturnType<typeof chooseRowThreads> {
+function chooseCodeThreads(layout: KvLayout, maxInvocations: number): RowThreads {
   const units = rowBytes(layout) / 8;
   let valueThreads = Math.min(16, units, maxInvocations);
   while (units % valueThreads !== 0) valueThreads--;
@@ -284,7 +286,7 @@ export function prefillTileSpace(
   const { rowTile, keyTile, rowsPerThread, keysPerThread } = first;
   return neighbours({ rowTile, keyTile, rowsPerThread, keysPerThread }).flatMap((tile, i) => {
     if (i === 0) return [first];
-    const invocations = (tile.rowTile / tile.rowsPerThread) * (tile.keyTile / tile.keysPerThread);
+    const invocations = prefillInvocations(tile);
     const isBlocked = tile.rowTile % tile.rowsPerThread === 0 && tile.keyTile % tile.keysPerThread === 0;
     const isWhole = isBlocked && tile.rowTile % 4 === 0 && invocations % 4 === 0 && [2, 4].includes(tile.keysPerThread);
     if (!isWhole || invocations > Math.max(mostInvocations, 16)) return [];
