@@ -245,7 +245,7 @@ function chooseRowThreads(layout: KvLayout, maxInvocations: number, subgroupSize
     const most = Math.max(valueThreads, Math.min(maxInvocations, best.invocations));
     return { keyThreads, valueThreads, loadWords: words, subgroups: true, mostKeys: isGpu ? best.keys : 2, most };
   }
-  if (isGpu && kvFormats[layout.dtype].bytes === 1) return chooseCodeThreads(layout, maxInvocations);
+  if (isGpu && kvFormats[layout.dtype].bytes === 1) return chooseCodeThreads(layout);
   const loads = rowBytes(layout) / (4 * loadWords(layout));
   let threads = Math.floor(Math.min(loads, maxInvocations, Math.max(8, loads / 2)));
   while (loads % threads !== 0) threads--;
@@ -256,15 +256,15 @@ function chooseRowThreads(layout: KvLayout, maxInvocations: number, subgroupSize
 }
 
 /**
- * Without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by half of them, in workgroups of 128 of which four find registers on
+ * On a GPU without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by half of them, in workgroups of 128 of which four find registers on
  * a core. On an H100 in Deno int8 takes 342 us for 64 x 4096, e5m2 336; by 16 bytes and 8 invocations, 4 keys in flight, in workgroups of 64, 366 and 365.
  */
-function chooseCodeThreads(layout: KvLayout, maxInvocations: number): RowThreads {
+function chooseCodeThreads(layout: KvLayout): RowThreads {
   const units = rowBytes(layout) / 8;
-  let valueThreads = Math.min(16, units, maxInvocations);
+  let valueThreads = Math.min(16, units);
   while (units % valueThreads !== 0) valueThreads--;
   const keyThreads = valueThreads % 2 === 0 ? valueThreads / 2 : valueThreads;
-  return { keyThreads, valueThreads, loadWords: 2, subgroups: false, mostKeys: 2, most: Math.min(maxInvocations, 128) };
+  return { keyThreads, valueThreads, loadWords: 2, subgroups: false, mostKeys: 2, most: 128 };
 }
 
 /** Most invocations of a workgroup that any device takes. */
