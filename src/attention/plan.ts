@@ -316,8 +316,8 @@ export function packBatch(writer: PlanWriter, batch: readonly PlannedSequence[],
     }
     token += queryLen;
   });
-  writer.section('DECODE_ITEMS', decodeItems.length).u32.set(decodeItems);
-  writer.section('PREFILL_ITEMS', prefillItems.length).u32.set(longestFirst(prefillItems));
+  writeLongestFirst(writer, 'DECODE_ITEMS', decodeItems);
+  writeLongestFirst(writer, 'PREFILL_ITEMS', prefillItems);
   writer.section('MERGE_ROWS', mergeRows.length).u32.set(mergeRows);
   const counts = {
     numTokens,
@@ -333,11 +333,14 @@ export function packBatch(writer: PlanWriter, batch: readonly PlannedSequence[],
   return counts;
 }
 
-/** Work items in the order of their keys, so that the last workgroups to run are short ones. */
-function longestFirst(items: readonly number[]): number[] {
-  const keysOf = (at: number) => items[at + 4] - items[at + 3];
-  const starts = Array.from({ length: items.length / itemWords }, (_, i) => i * itemWords);
-  return starts.sort((a, b) => keysOf(b) - keysOf(a)).flatMap((at) => items.slice(at, at + itemWords));
+/** Writes a section of work items in the order of their keys, so that the last workgroups to run are short ones. */
+function writeLongestFirst(writer: PlanWriter, field: HeaderField, items: readonly number[]): void {
+  const keysOf = (i: number) => items[i * itemWords + 4] - items[i * itemWords + 3];
+  const order = Uint32Array.from({ length: items.length / itemWords }, (_, i) => i).sort((a, b) => keysOf(b) - keysOf(a));
+  const { u32 } = writer.section(field, items.length);
+  order.forEach((from, to) => {
+    for (let word = 0; word < itemWords; word++) u32[to * itemWords + word] = items[from * itemWords + word];
+  });
 }
 
 /** How decode rows are cut into work items; the attention options `targetWorkgroups` and `minSegmentKeys` say it, too. */

@@ -142,11 +142,24 @@ describe.each(shapes)('packBatch with $blockSize, $prefillTokens, $segmentKeys',
       const split = plan.decode.filter(({ partial }) => partial !== noPartial);
       expect(split.map(({ partial }) => partial).sort((a, b) => a - b)).toEqual(Array.from({ length: counts.numPartials }, (_, i) => i));
       const merged = plan.merges.map(([token, first, count]) => [token, Array.from({ length: count }, (_, i) => first + i)]);
-      const rows = [...new Set(split.map(({ token }) => token))];
-      const partialsOf = (token: number) => split.filter((item) => item.token === token).map(({ partial }) => partial);
+      const rows = [...new Set(split.map(({ token }) => token))].sort((a, b) => a - b);
+      const partialsOf = (token: number) =>
+        split
+          .filter((item) => item.token === token)
+          .map(({ partial }) => partial)
+          .sort((a, b) => a - b);
       expect(merged).toEqual(rows.map((token) => [token, partialsOf(token)]));
       const segments = (token: number) => plan.decode.filter((item) => item.token === token).length;
       expect(plan.decode.every(({ token, partial }) => (partial === noPartial) === (segments(token) === 1))).toBe(true);
+    }
+  });
+
+  it('puts items of more keys before those of fewer', () => {
+    for (const { plan } of packed) {
+      for (const items of [plan.decode, plan.prefill]) {
+        const keys = items.map(({ keyBegin, keyEnd }) => keyEnd - keyBegin);
+        expect(keys).toEqual([...keys].sort((a, b) => b - a));
+      }
     }
   });
 
