@@ -1,5 +1,5 @@
 import type { Gpu, KvDtype } from 'pagewise';
-import { hasTokenScales, rowBytes } from '../../src/attention/layout.ts';
+import { hasTokenScales, kvFormats, rowBytes } from '../../src/attention/layout.ts';
 import { chooseKernels } from '../../src/attention/tuned.ts';
 import { type DecodeTile, decodeMemory, isMatrixTile, type MatrixPrefillTile, matrixPrefillMemory } from '../../src/attention/tuning.ts';
 import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
@@ -182,7 +182,7 @@ function matrixSweep({ limits, features }: Gpu, { numHeads, numKvHeads, headDim 
 
 /** Tiles of the decode kernel: by subgroups where the device has them. */
 function decodeSweep({ limits, features, subgroupMinSize }: Gpu, shape: Shape, dtype: KvDtype): readonly DecodeTile[] {
-  const { subgroups } = features;
+  const { subgroups, shaderF16: halves } = features;
   const { numHeads, numKvHeads, headDim } = shape;
   const layout = { ...shape, dtype };
   const headTile = Math.min(8, numHeads / numKvHeads);
@@ -196,7 +196,7 @@ function decodeSweep({ limits, features, subgroupMinSize }: Gpu, shape: Shape, d
   });
   return sizes.flatMap((size) => {
     const { keyThreads, valueThreads, keysPerThread, invocations } = size;
-    const tile = { headTile, ...size, loadWords, subgroups };
+    const tile = { headTile, ...size, loadWords, subgroups, halves: halves && kvFormats[dtype].halves !== undefined };
     const isRow = units % valueThreads === 0 && valueThreads >= keyThreads && invocations >= valueThreads;
     const isWhole = isRow && keysPerThread <= keyThreads && (!subgroups || valueThreads <= subgroupMinSize);
     // What an invocation has in flight, and sums of: registers are what there is least of.

@@ -64,7 +64,8 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKe
   device.queue.writeBuffer(plan, 0, words, 0, words.length);
   const [blockTable, rotary, partials] = [buffer(256), buffer(256), buffer(256)];
   const layout = { blockSize: 8, numKvHeads: 1, headDim: 8, dtype: 'f32' } as const;
-  const { subgroups: _, ...tile } = chooseDecodeTile(layout, 1, 16384, workgroupInvocations(adapter), 0) as DecodeTile;
+  const plain = { memory: 16384, maxInvocations: workgroupInvocations(adapter), subgroupSize: 0, shaderF16: false };
+  const { subgroups: _, halves: __, ...tile } = chooseDecodeTile(layout, 1, plain) as DecodeTile;
   const layers = Array.from({ length: numLayers }, () => ({
     ...{
       blockSize: 8,

@@ -1,4 +1,5 @@
-// What both decode kernels share: shaders/attention/decode.wgsl and decode-teams.wgsl, which say how many f32 `parts` has (partWords).
+// What both decode kernels share: shaders/attention/decode.wgsl and decode-teams.wgsl, which hand over what their crews added up for one head by
+// `partOf(crew, column) -> vec4f`. How they multiply is in multiply-f32.wgsl or multiply-f16.wgsl.
 
 const columns = headDim / 4u;
 const units = headDim / unit; // loads of a row
@@ -12,13 +13,6 @@ const valueUnits = units / valueThreads;
 const ownVectors = valueUnits * unitVectors;
 const rawLoads = keysPerThread * keyUnits; // of keys, and of values as many
 
-// A new reference is taken when a score is higher by so much: e^16 is far from where sums of weights overflow, and from where the weights of a
-// few thousand small ones are lost.
-const slack = 16.0;
-
-var<workgroup> queries: array<vec4f, headTile * columns>;
-var<workgroup> querySums: array<f32, headTile>; // where codes have an offset
-var<workgroup> parts: array<f32, partWords>; // at the end what the crews hand over of one head, [crew][headDim]
 var<workgroup> totals: array<vec2f, headTile>; // sums of weights, without the values' scales and with them
 
 // Columns [4 * column, 4 * column + 4) of a query, turned and scaled.
@@ -32,40 +26,13 @@ fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
   return values;
 }
 
-fn loadQueries(token: u32, firstHead: u32, heads: u32, position: u32, local: u32) {
-  for (var i = local; i < headTile * columns; i += invocations) {
-    let head = i / columns;
-    queries[i] = vec4f(0.0);
-    if (head < heads) {
-      queries[i] = loadQuery(token, firstHead + head, i % columns, position);
-    }
-  }
-}
-
-// What the codes' offset adds to a head's scores.
-fn sumQueries(local: u32) {
-  if (codeOffset != 0.0) {
-    workgroupBarrier();
-    for (var g = local; g < headTile; g += invocations) {
-      var total = vec4f(0.0);
-      for (var c = 0u; c < columns; c++) {
-        total += queries[g * columns + c];
-      }
-      querySums[g] = codeOffset * (total.x + total.y + total.z + total.w);
-    }
-  }
-}
-
 // The score, from the product of a head's query with a key's codes.
 fn scaledScore(product: f32, g: u32, keyScale: f32) -> f32 {
-  var score = product;
-  if (codeOffset != 0.0) {
-    score += querySums[g];
-  }
+  var score = wholeProduct(product, g);
   if (tokenScales) {
-    score *= codeFactor * keyScale;
+    score *= keyFactor * keyScale;
   } else if (kvDtype >= kvInt8) {
-    score *= codeFactor * constants.keyScale;
+    score *= keyFactor * constants.keyScale;
   }
   return score;
 }
@@ -110,12 +77,14 @@ fn seenScore(score: f32, token: u32, head: u32, key: u32, keyEnd: u32) -> f32 {
 
 // What the crews have handed over, as values. `weights` is the sum of weights with the values' scales.
 fn joinedOutputs(column: u32, weights: f32) -> vec4f {
-  var result = vec4f(codeOffset * weights);
-  for (var c = 0u; c < crews; c++) {
-    let at = c * headDim + column * 4u;
-    result += vec4f(parts[at], parts[at + 1u], parts[at + 2u], parts[at + 3u]);
+  var result = vec4f(0.0);
+  if (codeOffset != 0.0) {
+    result += codeOffset * weights;
   }
-  result *= codeFactor;
+  for (var c = 0u; c < crews; c++) {
+    result += partOf(c, column);
+  }
+  result *= valueFactor;
   if (kvDtype >= kvInt8 && !tokenScales) {
     result *= constants.valueScale;
   }

@@ -19,9 +19,18 @@ const keyTile = teams * keyThreads;
 const ownScores = max(padded / keyThreads, 1u);
 const copies = max(keyThreads / padded, 1u); // lanes that have the same score
 
+const shareWords = (ownScores + sharesPerWord - 1u) / sharesPerWord;
+
+// What the crews hand over of one head, [crew][headDim]; as vectors it makes NVIDIA's compiler order the loop such that f32 takes 269 instead of 259 us.
 const partWords = crews * headDim;
+var<workgroup> parts: array<f32, partWords>;
 var<workgroup> references: array<f32, crews * headTile>;
 var<workgroup> teamSums: array<vec2f, roundKeys * headTile>;
+
+fn partOf(crew: u32, column: u32) -> vec4f {
+  let at = crew * headDim + column * 4u;
+  return vec4f(parts[at], parts[at + 1u], parts[at + 2u], parts[at + 3u]);
+}
 
 @compute @workgroup_size(invocations)
 fn main(
@@ -61,7 +70,7 @@ fn main(
   var row = keyAddress(slot, kvHead);
   var scales = scalesOf(slot, kvHead);
 
-  sumQueries(local);
+  finishQueries(local);
 
   var accumulated: array<vec4f, headTile * ownVectors>;
   for (var i = 0u; i < headTile * ownVectors; i++) { // unrolled
@@ -105,21 +114,20 @@ fn main(
       }
     }
 
-    var products: array<f32, padded>;
-    for (var i = 0u; i < padded; i++) { // unrolled
-      products[i] = 0.0;
+    var products: array<Product, keysPerThread * headTile>;
+    for (var i = 0u; i < keysPerThread * headTile; i++) { // unrolled
+      products[i] = Product();
     }
     for (var u = 0u; u < keyUnits; u++) { // unrolled
       for (var v = 0u; v < unitVectors; v++) { // unrolled
-        var unpacked: array<vec4f, keysPerThread>;
+        var unpacked: array<Codes, keysPerThread>;
         for (var j = 0u; j < keysPerThread; j++) { // unrolled
-          unpacked[j] = unpackVector(keys[j * keyUnits + u], v);
+          unpacked[j] = keyCodes(keys[j * keyUnits + u], v);
         }
         for (var g = 0u; g < headTile; g++) { // unrolled
           let q = queries[g * columns + (lane + u * keyThreads) * unitVectors + v];
           for (var j = 0u; j < keysPerThread; j++) { // unrolled
-            let k = unpacked[j];
-            products[j * headTile + g] = k.w * q.w + (k.z * q.z + (k.y * q.y + (k.x * q.x + products[j * headTile + g])));
+            products[j * headTile + g] = multiplyAdd(unpacked[j], q, products[j * headTile + g]);
           }
         }
       }
@@ -150,22 +158,29 @@ fn main(
       }
     }
 
+    var sumsOfLane: array<f32, padded>;
+    for (var i = 0u; i < padded; i++) { // unrolled
+      sumsOfLane[i] = 0.0;
+      if (i < keysPerThread * headTile) {
+        sumsOfLane[i] = productSum(products[min(i, keysPerThread * headTile - 1u)]);
+      }
+    }
     // In each step a lane gives half of its sums to the lane across and adds that one's other half to its own.
     for (var step = 0u; step < laneBits; step++) { // unrolled
       let across = keyThreads >> (step + 1u);
       let upper = (lane & across) != 0u;
       for (var i = 0u; i < padded >> (step + 1u); i++) { // unrolled
         let other = i + (padded >> (step + 1u));
-        let given = subgroupShuffleXor(select(products[other], products[i], upper), across);
-        products[i] = given + select(products[i], products[other], upper);
+        let given = subgroupShuffleXor(select(sumsOfLane[other], sumsOfLane[i], upper), across);
+        sumsOfLane[i] = given + select(sumsOfLane[i], sumsOfLane[other], upper);
       }
       if ((padded >> step) <= 1u) {
-        products[0] += subgroupShuffleXor(products[0], across);
+        sumsOfLane[0] += subgroupShuffleXor(sumsOfLane[0], across);
       }
     }
     var score: array<f32, ownScores>;
     for (var n = 0u; n < ownScores; n++) { // unrolled
-      score[n] = select(noScore, scaledScore(products[n], ownHead[n], ownScales[n].x), ownExists[n]);
+      score[n] = select(noScore, scaledScore(sumsOfLane[n], ownHead[n], ownScales[n].x), ownExists[n]);
     }
     if (!isPlainTile) {
       for (var n = 0u; n < ownScores; n++) { // unrolled
@@ -174,9 +189,11 @@ fn main(
         }
       }
     }
+    var level: array<f32, ownScores>;
     var isHigher = false;
     for (var n = 0u; n < ownScores; n++) { // unrolled
-      isHigher = isHigher || score[n] > reference[n] + slack;
+      level[n] = levelOf(score[n], ownScales[n].y);
+      isHigher = isHigher || level[n] > reference[n] + slack;
     }
     @diagnostic(off, subgroup_uniformity) // subgroupAny is the same for all
     if (subgroupAny(isHigher)) {
@@ -190,7 +207,7 @@ fn main(
         for (var t = 0u; t < teamsOfCrew; t++) { // unrolled
           for (var j = 0u; j < keysPerThread; j++) { // unrolled
             let i = j * headTile + g;
-            after = max(after, subgroupShuffle(score[i % ownScores], firstOfCrew + t * keyThreads + i / ownScores * copies));
+            after = max(after, subgroupShuffle(level[i % ownScores], firstOfCrew + t * keyThreads + i / ownScores * copies));
           }
         }
         let factor = rescale(before, after);
@@ -219,22 +236,39 @@ fn main(
         scaledSums[n] += ownWeight[n];
       }
     }
+    var words: array<ShareWord, shareWords>;
+    for (var m = 0u; m < shareWords; m++) { // unrolled
+      words[m] = shareWord(ownWeight[m * sharesPerWord], ownWeight[min(m * sharesPerWord + 1u, ownScores - 1u)]);
+    }
+    var outputs: array<Outputs, headTile * ownVectors>;
+    for (var i = 0u; i < headTile * ownVectors; i++) { // unrolled
+      outputs[i] = beginOutputs(accumulated[i]);
+    }
     for (var t = 0u; t < teamsOfCrew; t++) { // unrolled
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        var shares: array<f32, headTile>;
+        var shares: array<Share, headTile>;
+        var word: ShareWord;
         for (var g = 0u; g < headTile; g++) { // unrolled
           let i = j * headTile + g;
-          shares[g] = subgroupShuffle(ownWeight[i % ownScores], firstOfCrew + t * keyThreads + i / ownScores * copies);
+          let n = i % ownScores;
+          if (g == 0u || n % sharesPerWord == 0u) {
+            word = subgroupShuffle(words[n / sharesPerWord], firstOfCrew + t * keyThreads + i / ownScores * copies);
+          }
+          shares[g] = shareOf(word, n % sharesPerWord);
         }
         for (var u = 0u; u < valueUnits; u++) { // unrolled
           for (var v = 0u; v < unitVectors; v++) { // unrolled
-            let unpacked = unpackVector(values[(t * keysPerThread + j) * valueUnits + u], v);
+            let codes = valueCodes(values[(t * keysPerThread + j) * valueUnits + u], v);
             for (var g = 0u; g < headTile; g++) { // unrolled
-              accumulated[g * ownVectors + u * unitVectors + v] += shares[g] * unpacked;
+              let i = g * ownVectors + u * unitVectors + v;
+              outputs[i] = addShare(outputs[i], shares[g], codes);
             }
           }
         }
       }
+    }
+    for (var i = 0u; i < headTile * ownVectors; i++) { // unrolled
+      accumulated[i] = endOutputs(accumulated[i], outputs[i]);
     }
   }
 

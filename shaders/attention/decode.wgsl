@@ -3,30 +3,37 @@
 //
 // A team of keyThreads invocations reads a key together, a load (a "unit") or several each, so that neighbours read neighbouring memory. The
 // teams go through the item's keys in tiles of keysPerThread keys for each team. In a tile every invocation multiplies its units of the keys with
-// the queries, and leaves the parts of the scores in workgroup memory; then each score is added up and made a weight by one invocation, relative
-// to a reference, and each crew, a team or several, adds the weighted values of its share of the keys to outputs of its own, which are joined
-// at the end. The reference of a head is a score that was the highest when it was taken; a new one is taken only when a score is higher by `slack`,
-// so that hardly any tile has to rescale what was added before (as in FlashAttention-4). Two barriers per tile; values, and the next tile's keys,
-// are on their way meanwhile. Where subgroups are, decode-teams.wgsl does without barriers.
+// the queries, and leaves the parts of the scores in workgroup memory; then one invocation for each key adds up the key's scores and makes them
+// weights, relative to references, and each crew, a team or several, adds the weighted values of its share of the keys to outputs of its own, which
+// are joined at the end. The reference of a head is a score that was the highest when it was taken; a new one is taken only when a score is higher by
+// `slack`, so that hardly any tile has to rescale what was added before (as in FlashAttention-4). Two barriers per tile; values, and the next tile's
+// keys, are on their way meanwhile. Workgroup memory is read and written by vectors of four heads. Where subgroups are, decode-teams.wgsl does
+// without barriers.
 //
 // Neighbouring workgroups take the KV heads of one work item, whose rows are neighbours in memory. Reads headDim * 2 values per key and head. Only
 // visible keys are read: the others may have no block any more.
 
-const keyTile = teams * keysPerThread;
-const scoreStride = keyThreads + 1u; // odd steps keep the banks of workgroup memory apart
+const keyTile = teams * keysPerThread; // a key for each invocation, or fewer
+const headVectors = (headTile + 3u) / 4u;
+const partStride = keyThreads + 1u; // odd steps keep the banks of workgroup memory apart
 const keysOfCrew = keysPerThread * teamsOfCrew;
-const ownScores = (keyTile * headTile + invocations - 1u) / invocations;
+const tileVectors = keyTile * headVectors;
 
-// The parts of a tile's scores, [key][head][lane]; at the end what the crews hand over.
-const partWords = max(keyTile * headTile * scoreStride, crews * headDim);
-var<workgroup> scores: array<f32, 2u * keyTile * headTile>; // [turn][key][head]
-var<workgroup> weights: array<f32, 2u * keyTile * headTile>; // the same; with the values' scales
+// The parts of a tile's scores, [key][lane][head]; at the end what the crews hand over of one head, [crew][column].
+const partVectors = max(tileVectors * partStride, crews * columns);
+var<workgroup> parts: array<vec4f, partVectors>;
+var<workgroup> scores: array<vec4f, 2u * tileVectors>; // [turn][key][head]
+var<workgroup> weights: array<Shares, 2u * tileVectors>; // the same; with the values' scales
 // Of the last tile, this one and the next two, in turn: addresses of the keys' rows, and the scales of keys and values.
 var<workgroup> rows: array<u32, 4u * keyTile>;
 const scaleSlots = 4u * keyTile * scaleWords + 1u;
 var<workgroup> scales: array<vec2f, scaleSlots>;
 var<workgroup> references: array<atomic<u32>, headTile>; // as ordered bits
 var<workgroup> raised: array<atomic<u32>, 2>; // the last even and the last odd round that raised a reference
+
+fn partOf(crew: u32, column: u32) -> vec4f {
+  return parts[crew * columns + column];
+}
 
 // The slot of an invocation's key of a tile; there may be fewer keys than invocations.
 fn findTileSlot(tile: u32, plain: vec2<u32>, keyEnd: u32, token: u32, tableStart: u32, local: u32) -> u32 {
@@ -81,7 +88,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     atomicStore(&references[g], orderedBits(startMaximum(firstHead + g, g < heads, segment)));
   }
 
-  sumQueries(local);
+  finishQueries(local);
 
   var accumulated: array<vec4f, headTile * ownVectors>;
   var reference: array<f32, headTile>;
@@ -91,20 +98,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       accumulated[g * ownVectors + i] = vec4f(0.0);
     }
   }
-  // The scores of a tile that this invocation finishes: of which key and head, the head's reference, and sums of weights, without the values'
-  // scales and with them.
-  var ownExists: array<bool, ownScores>;
-  var ownKey: array<u32, ownScores>;
-  var ownHead: array<u32, ownScores>;
-  var ownReference: array<f32, ownScores>;
-  var sums: array<vec2f, ownScores>;
-  for (var n = 0u; n < ownScores; n++) { // unrolled
-    let i = local + n * invocations;
-    ownExists[n] = i < keyTile * headTile;
-    ownKey[n] = min(i / headTile, keyTile - 1u);
-    ownHead[n] = i % headTile;
-    ownReference[n] = startMaximum(firstHead + ownHead[n], ownHead[n] < heads, segment);
-    sums[n] = vec2f(0.0);
+  // Of the keys that this invocation finishes: sums of weights, without the values' scales and, where codes have an offset, with them.
+  var sums: array<f32, headTile>;
+  var scaledSums: array<f32, headTile>;
+  for (var g = 0u; g < headTile; g++) { // unrolled
+    sums[g] = 0.0;
+    scaledSums[g] = 0.0;
   }
   workgroupBarrier();
 
@@ -124,7 +123,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     let latestSlot = findTileSlot(latest, plain, keyEnd, token, tableStart, local);
     let laterScales = scalesOf(laterSlot, kvHead);
     round++;
-    let own = turn % 2u * keyTile * headTile;
+    let own = turn % 2u * tileVectors;
     let isPlainTile = isPlain(tile, keyTile, plain);
     for (var j = 0u; j < keysOfCrew; j++) { // unrolled
       let row = rows[turn * keyTile + j * crews + crew];
@@ -133,28 +132,31 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       }
     }
 
-    var products: array<f32, keysPerThread * headTile>;
+    var products: array<Product, keysPerThread * headTile>;
     for (var i = 0u; i < keysPerThread * headTile; i++) { // unrolled
-      products[i] = 0.0;
+      products[i] = Product();
     }
     for (var u = 0u; u < keyUnits; u++) { // unrolled
       for (var v = 0u; v < unitVectors; v++) { // unrolled
-        var unpacked: array<vec4f, keysPerThread>;
+        var unpacked: array<Codes, keysPerThread>;
         for (var j = 0u; j < keysPerThread; j++) { // unrolled
-          unpacked[j] = unpackVector(keys[j * keyUnits + u], v);
+          unpacked[j] = keyCodes(keys[j * keyUnits + u], v);
         }
         for (var g = 0u; g < headTile; g++) { // unrolled
           let q = queries[g * columns + (lane + u * keyThreads) * unitVectors + v];
           for (var j = 0u; j < keysPerThread; j++) { // unrolled
-            let k = unpacked[j];
-            products[j * headTile + g] = k.w * q.w + (k.z * q.z + (k.y * q.y + (k.x * q.x + products[j * headTile + g])));
+            products[j * headTile + g] = multiplyAdd(unpacked[j], q, products[j * headTile + g]);
           }
         }
       }
     }
     for (var j = 0u; j < keysPerThread; j++) { // unrolled
-      for (var g = 0u; g < headTile; g++) { // unrolled
-        parts[((j * teams + team) * headTile + g) * scoreStride + lane] = products[j * headTile + g];
+      for (var v = 0u; v < headVectors; v++) { // unrolled
+        var part = vec4f(0.0);
+        for (var i = 0u; i < min(headTile - v * 4u, 4u); i++) { // unrolled
+          part[i] = productSum(products[j * headTile + v * 4u + i]);
+        }
+        parts[((j * teams + team) * partStride + lane) * headVectors + v] = part;
       }
     }
     for (var j = 0u; j < keysPerThread; j++) { // unrolled
@@ -165,37 +167,48 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
     workgroupBarrier();
 
-    var ownScore: array<f32, ownScores>;
-    var ownWeight: array<f32, ownScores>;
-    var valueScale: array<f32, ownScores>;
-    for (var n = 0u; n < ownScores; n++) { // unrolled
-      let k = ownKey[n];
-      let g = ownHead[n];
-      ownScore[n] = noScore;
-      ownWeight[n] = 0.0;
-      valueScale[n] = 1.0;
-      if (ownExists[n]) {
-        var score = 0.0;
+    var score: array<f32, headTile>;
+    var ownWeight: array<f32, headTile>;
+    var valueScale = 1.0;
+    if (local < keyTile) {
+      var keyScale = 1.0;
+      if (tokenScales) {
+        let both = scales[turn * keyTile + local];
+        keyScale = both.x;
+        valueScale = both.y;
+      }
+      for (var v = 0u; v < headVectors; v++) { // unrolled
+        var total = vec4f(0.0);
         for (var l = 0u; l < keyThreads; l++) { // unrolled
-          score += parts[(k * headTile + g) * scoreStride + l];
+          total += parts[(local * partStride + l) * headVectors + v];
         }
-        var both = vec2f(1.0);
-        if (tokenScales) {
-          both = scales[turn * keyTile + k];
+        for (var i = 0u; i < min(headTile - v * 4u, 4u); i++) { // unrolled
+          score[v * 4u + i] = scaledScore(total[i], v * 4u + i, keyScale);
         }
-        score = scaledScore(score, g, both.x);
-        valueScale[n] = both.y;
-        if (!isPlainTile) {
-          score = seenScore(score, token, firstHead + min(g, heads - 1u), tile + k, keyEnd);
+      }
+      if (!isPlainTile) {
+        for (var g = 0u; g < headTile; g++) { // unrolled
+          score[g] = seenScore(score[g], token, firstHead + min(g, heads - 1u), tile + local, keyEnd);
         }
-        ownScore[n] = score;
-        if (score > ownReference[n] + slack) {
-          atomicMax(&references[g], orderedBits(score));
+      }
+      for (var g = 0u; g < headTile; g++) { // unrolled
+        let level = levelOf(score[g], valueScale);
+        let isHigher = level > reference[g] + slack;
+        if (isHigher) {
+          atomicMax(&references[g], orderedBits(level));
           atomicStore(&raised[turn % 2u], round);
         }
-        ownWeight[n] = weight(min(score, ownReference[n] + slack), ownReference[n]);
-        scores[own + k * headTile + g] = ownScore[n];
-        weights[own + k * headTile + g] = scaledWeight(ownWeight[n], valueScale[n]);
+        ownWeight[g] = weight(select(score[g], noScore, isHigher), reference[g]); // if one is higher, all are taken again
+      }
+      for (var v = 0u; v < headVectors; v++) { // unrolled
+        var four = vec4f(0.0);
+        var weighted = vec4f(0.0);
+        for (var i = 0u; i < min(headTile - v * 4u, 4u); i++) { // unrolled
+          four[i] = score[v * 4u + i];
+          weighted[i] = scaledWeight(ownWeight[v * 4u + i], valueScale);
+        }
+        scores[own + local * headVectors + v] = four;
+        weights[own + local * headVectors + v] = Shares(weighted);
       }
     }
     keepRow((turn + 2u) % 4u, laterSlot, kvHead, local);
@@ -211,45 +224,62 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         for (var i = 0u; i < ownVectors; i++) { // unrolled
           accumulated[g * ownVectors + i] *= factor;
         }
-      }
-      for (var n = 0u; n < ownScores; n++) { // unrolled
-        let highest = fromOrderedBits(atomicLoad(&references[ownHead[n]]));
-        sums[n] *= rescale(ownReference[n], highest);
-        ownReference[n] = highest;
-        ownWeight[n] = weight(ownScore[n], highest);
+        sums[g] *= factor;
+        if (codeOffset != 0.0) {
+          scaledSums[g] *= factor;
+        }
+        ownWeight[g] = weight(score[g], highest);
       }
     }
-    for (var n = 0u; n < ownScores; n++) { // unrolled
-      sums[n] += vec2f(ownWeight[n], scaledWeight(ownWeight[n], valueScale[n]));
+    if (local < keyTile) {
+      for (var g = 0u; g < headTile; g++) { // unrolled
+        sums[g] += ownWeight[g];
+        if (codeOffset != 0.0) {
+          scaledSums[g] += scaledWeight(ownWeight[g], valueScale);
+        }
+      }
     }
     // One branch, not one a key, so that nothing keeps the keys' loads apart.
-    var shares: array<f32, keysOfCrew * headTile>;
+    var shares: array<Shares, keysOfCrew * headVectors>;
     for (var j = 0u; j < keysOfCrew; j++) { // unrolled
-      for (var g = 0u; g < headTile; g++) { // unrolled
-        shares[j * headTile + g] = weights[own + (j * crews + crew) * headTile + g];
+      for (var v = 0u; v < headVectors; v++) { // unrolled
+        shares[j * headVectors + v] = weights[own + (j * crews + crew) * headVectors + v];
       }
     }
     if (isRaised) {
       for (var j = 0u; j < keysOfCrew; j++) { // unrolled
         let k = j * crews + crew;
-        for (var g = 0u; g < headTile; g++) { // unrolled
-          let p = weight(scores[own + k * headTile + g], reference[g]);
-          shares[j * headTile + g] = p;
-          if (tokenScales) {
-            shares[j * headTile + g] = scaledWeight(p, scales[turn * keyTile + k].y);
+        var keysValueScale = 1.0;
+        if (tokenScales) {
+          keysValueScale = scales[turn * keyTile + k].y;
+        }
+        for (var v = 0u; v < headVectors; v++) { // unrolled
+          let four = scores[own + k * headVectors + v];
+          var weighted = vec4f(0.0);
+          for (var i = 0u; i < min(headTile - v * 4u, 4u); i++) { // unrolled
+            weighted[i] = scaledWeight(weight(four[i], reference[v * 4u + i]), keysValueScale);
           }
+          shares[j * headVectors + v] = Shares(weighted);
         }
       }
+    }
+    var outputs: array<Outputs, headTile * ownVectors>;
+    for (var i = 0u; i < headTile * ownVectors; i++) { // unrolled
+      outputs[i] = beginOutputs(accumulated[i]);
     }
     for (var j = 0u; j < keysOfCrew; j++) { // unrolled
       for (var u = 0u; u < valueUnits; u++) { // unrolled
         for (var v = 0u; v < unitVectors; v++) { // unrolled
-          let unpacked = unpackVector(values[j * valueUnits + u], v);
+          let codes = valueCodes(values[j * valueUnits + u], v);
           for (var g = 0u; g < headTile; g++) { // unrolled
-            accumulated[g * ownVectors + u * unitVectors + v] += shares[j * headTile + g] * unpacked;
+            let i = g * ownVectors + u * unitVectors + v;
+            outputs[i] = addShare(outputs[i], shares[j * headVectors + g / 4u][g % 4u], codes);
           }
         }
       }
+    }
+    for (var i = 0u; i < headTile * ownVectors; i++) { // unrolled
+      accumulated[i] = endOutputs(accumulated[i], outputs[i]);
     }
     tile = following;
     following = later;
@@ -259,12 +289,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     turn = next;
   }
 
-  // Join what the crews added up. First the sums, by the memory of the parts of scores, which nobody reads any more.
+  // Join what the crews added up. First the sums, by the memory of scores, which nobody reads any more.
   workgroupBarrier();
-  for (var n = 0u; n < ownScores; n++) { // unrolled
-    if (ownExists[n]) {
-      scores[ownKey[n] * headTile + ownHead[n]] = sums[n].x;
-      weights[ownKey[n] * headTile + ownHead[n]] = sums[n].y;
+  if (local < keyTile) {
+    for (var v = 0u; v < headVectors; v++) { // unrolled
+      var plainly = vec4f(0.0);
+      var scaled = vec4f(0.0);
+      for (var i = 0u; i < min(headTile - v * 4u, 4u); i++) { // unrolled
+        plainly[i] = sums[v * 4u + i];
+        scaled[i] = scaledSums[v * 4u + i];
+      }
+      scores[local * headVectors + v] = plainly;
+      scores[tileVectors + local * headVectors + v] = scaled;
     }
   }
   workgroupBarrier();
@@ -272,18 +308,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     let start = startMaximum(firstHead + g, g < heads, segment);
     var total = vec2f(select(exp(start - fromOrderedBits(atomicLoad(&references[g]))), 0.0, start == noScore), 0.0);
     for (var k = 0u; k < keyTile; k++) {
-      total += vec2f(scores[k * headTile + g], weights[k * headTile + g]);
+      let at = k * headVectors + g / 4u;
+      total += vec2f(scores[at][g % 4u], scores[tileVectors + at][g % 4u]);
     }
     totals[g] = total;
   }
   for (var g = 0u; g < headTile; g++) { // unrolled
     for (var u = 0u; u < valueUnits; u++) { // unrolled
       for (var v = 0u; v < unitVectors; v++) { // unrolled
-        let part = accumulated[g * ownVectors + u * unitVectors + v];
-        let at = crew * headDim + ((valueLane + u * valueThreads) * unitVectors + v) * 4u;
-        for (var i = 0u; i < 4u; i++) {
-          parts[at + i] = part[i];
-        }
+        let column = (valueLane + u * valueThreads) * unitVectors + v;
+        parts[crew * columns + column] = accumulated[g * ownVectors + u * unitVectors + v];
       }
     }
     workgroupBarrier();

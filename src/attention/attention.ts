@@ -223,8 +223,10 @@ export class PagedAttention {
       ...scalars,
       numItems: 0,
     };
-    const { subgroups, ...decodeTile } = this.#decodeTile;
-    const decodeKernel = subgroups ? kernels.decodeTeams : kernels.decode;
+    const { subgroups, halves, ...decodeTile } = this.#decodeTile;
+    const byBarriers = halves ? kernels.decodeHalves : kernels.decode;
+    const bySubgroups = halves ? kernels.decodeTeamsHalves : kernels.decodeTeams;
+    const decodeKernel = subgroups ? bySubgroups : byBarriers;
     const decodeArgs: ArgumentsOf<PoolKernels['decode']['arguments']> = { ...attendArgs, ...decodeTile };
     const mergeArgs: ArgumentsOf<typeof mergeKernel.arguments> = {
       headDim,

@@ -10,6 +10,8 @@ import inputsSource from '../../shaders/attention/inputs.wgsl' with { type: 'tex
 import loadSource from '../../shaders/attention/load.wgsl' with { type: 'text' };
 import matrixSource from '../../shaders/attention/matrix.wgsl' with { type: 'text' };
 import mergeSource from '../../shaders/attention/merge.wgsl' with { type: 'text' };
+import multiplyF16Source from '../../shaders/attention/multiply-f16.wgsl' with { type: 'text' };
+import multiplyF32Source from '../../shaders/attention/multiply-f32.wgsl' with { type: 'text' };
 import outputSource from '../../shaders/attention/output.wgsl' with { type: 'text' };
 import prefillSource from '../../shaders/attention/prefill.wgsl' with { type: 'text' };
 import prefillMatrixSource from '../../shaders/attention/prefill-matrix.wgsl' with { type: 'text' };
@@ -31,7 +33,7 @@ import {
   writeBuffer,
 } from '../launch/kernel.ts';
 import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
-import { kvFormats } from './layout.ts';
+import { type KvDtype, kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
 import { decodeMemory, matrixPrefillMemory, prefillMemory, prefillOutputRowGroups, unrollsPrefillUnits } from './tuning.ts';
@@ -225,7 +227,10 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
     scoreSource,
     outputSource,
   ];
-  const attendPrelude = (selectors: LayoutSelectors & { readonly numHeads: number | string; readonly groupSize: number | string }) => {
+  const attendPrelude = (
+    selectors: LayoutSelectors & { readonly numHeads: number | string; readonly groupSize: number | string },
+    halves = false,
+  ) => {
     const { headDim, numHeads, groupSize, loadWords, kvDtype } = selectors;
     return [
       planPrelude,
@@ -233,7 +238,7 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
       layoutConstants(selectors),
       constants({ numHeads, groupSize, PARTIAL_WORDS: partialWords(Number(headDim)) }),
       poolPrelude(attendBindings, 'read', `vec${loadWords}<u32>`),
-      unitFunctions(Number(kvDtype), Number(loadWords)),
+      unitFunctions(Number(kvDtype), Number(loadWords), halves),
       modifications.wgsl,
     ].join('\n');
   };
@@ -247,18 +252,18 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
     ...scalars,
     numItems: gridCount,
   } as const;
-  const decodeKernel = (name: string, source: string, subgroups: boolean) =>
+  const decodeKernel = (name: string, source: string, { subgroups = false, halves = false }) =>
     defineKernel({
       name,
-      source: [...attendSource, decodePartsSource, source],
+      source: [...attendSource, decodePartsSource, halves ? multiplyF16Source : multiplyF32Source, source],
       prelude: (selectors) => {
         const { headTile, keyThreads, keysPerThread, valueThreads, invocations } = selectors;
         const sizes = { headTile, keyThreads, keysPerThread, valueThreads, invocations };
         const padded = 2 ** Math.ceil(Math.log2(Number(keysPerThread) * Number(headTile)));
         const teamSizes = { padded, laneBits: Math.floor(Math.log2(Number(keyThreads))) };
-        return [attendPrelude(selectors), constants({ ...sizes, ...(subgroups ? teamSizes : {}) })].join('\n');
+        return [attendPrelude(selectors, halves), constants({ ...sizes, ...(subgroups ? teamSizes : {}) })].join('\n');
       },
-      enables: () => (subgroups ? ['subgroups'] : []),
+      enables: () => [...(halves ? ['f16'] : []), ...(subgroups ? ['subgroups'] : [])],
       arguments: decodeArguments,
       unroll: true,
       workgroupMemory: ({ headDim, headTile, keyThreads, keysPerThread, valueThreads, invocations, tokenScales }) =>
@@ -270,6 +275,7 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
             valueThreads: Number(valueThreads),
             invocations: Number(invocations),
             subgroups,
+            halves,
           },
           Number(headDim),
           tokenScales === 'true',
@@ -280,8 +286,10 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
         z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
       },
     });
-  const decode = decodeKernel('decode', decodeSource, false);
-  const decodeTeams = decodeKernel('decode by subgroups', decodeTeamsSource, true);
+  const decode = decodeKernel('decode', decodeSource, {});
+  const decodeHalves = decodeKernel('decode in f16', decodeSource, { halves: true });
+  const decodeTeams = decodeKernel('decode by subgroups', decodeTeamsSource, { subgroups: true });
+  const decodeTeamsHalves = decodeKernel('decode in f16 by subgroups', decodeTeamsSource, { subgroups: true, halves: true });
 
   const prefill = defineKernel({
     name: 'prefill',
@@ -357,7 +365,7 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
     },
   });
 
-  return { append, copy, decode, decodeTeams, prefill, matrixPrefill };
+  return { append, copy, decode, decodeHalves, decodeTeams, decodeTeamsHalves, prefill, matrixPrefill };
 }
 
 const formatOf = (kvDtype: number) => Object.values(kvFormats)[kvDtype];
@@ -368,18 +376,32 @@ function unitsOf(headDim: number, kvDtype: number, loadWords: number): { readonl
   return { units: headDim / (4 * unitVectors), unitVectors };
 }
 
-function unitFunctions(kvDtype: number, loadWords: number): string {
-  const { unpack, factor, offset } = formatOf(kvDtype);
-  const vectors = loadWords / formatOf(kvDtype).bytes;
+/** @param halves codes are to be unpacked as f16: then they have no offset */
+function unitFunctions(kvDtype: number, loadWords: number, halves: boolean): string {
+  const format = formatOf(kvDtype);
+  const vectors = loadWords / format.bytes;
   return `
 alias PoolLoad = vec${loadWords}<u32>;
 const unit = ${4 * vectors}u;
 const unitVectors = ${vectors}u;
-const codeFactor = ${factor.toFixed(1)};
-const codeOffset = ${offset.toFixed(1)};
-fn unpackVector(w: PoolLoad, v: u32) -> vec4f { return ${unpack}; }
+${halves && format.halves ? unpackHalves(format.halves) : unpackVector(format)}
 fn scalePair(w: PoolLoad, at: u32) -> vec2<u32> { return ${loadWords === 4 ? 'select(w.xy, w.zw, at == 2u)' : 'w'}; }`;
 }
+
+const unpackVector = ({ unpack, factor, offset }: (typeof kvFormats)[KvDtype]) => `
+const codeFactor = ${float(factor)};
+const codeOffset = ${float(offset)};
+fn unpackVector(w: PoolLoad, v: u32) -> vec4f { return ${unpack}; }`;
+
+const unpackHalves = ({ unpack, top, factor, valueShift }: NonNullable<(typeof kvFormats)[KvDtype]['halves']>) => `
+const codeOffset = 0.0;
+const halvesTop = ${float(top)};
+const halvesFactor = ${float(factor)};
+const valueShift = ${float(valueShift)};
+fn unpackHalves(w: PoolLoad, v: u32) -> vec4<f16> { return ${unpack}; }`;
+
+/** A WGSL literal. */
+const float = (value: number) => (Number.isInteger(value) ? value.toFixed(1) : String(value));
 
 export type PoolKernels = ReturnType<typeof definePoolKernels>;
 
@@ -397,12 +419,14 @@ export function poolKernelsFor(poolBuffers: number, modifications = noModificati
 export const {
   append: appendKernel,
   decode: decodeKernel,
+  decodeHalves: decodeHalvesKernel,
   decodeTeams: decodeTeamsKernel,
+  decodeTeamsHalves: decodeTeamsHalvesKernel,
   prefill: prefillKernel,
   matrixPrefill: matrixPrefillKernel,
   copy: copyKernel,
 } = poolKernelsFor(1);
 export const attentionKernels: readonly AnyKernel[] = [
   ...[appendKernel, updateKernel, copyKernel],
-  ...[decodeKernel, decodeTeamsKernel, mergeKernel, prefillKernel, matrixPrefillKernel],
+  ...[decodeKernel, decodeHalvesKernel, decodeTeamsKernel, decodeTeamsHalvesKernel, mergeKernel, prefillKernel, matrixPrefillKernel],
 ];

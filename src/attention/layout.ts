@@ -22,6 +22,16 @@ interface KvFormat {
   readonly unpack: string;
   readonly factor: number;
   readonly offset: number;
+  /** Of 8-bit codes: as f16, see shaders/attention/multiply-f16.wgsl. */
+  readonly halves?: {
+    /** WGSL, as `unpack`. */
+    readonly unpack: string;
+    /** Largest magnitude. */
+    readonly top: number;
+    readonly factor: number;
+    /** What codes of values are multiplied with, so that they leave room for sums. */
+    readonly valueShift: number;
+  };
 }
 
 export const kvFormats: Readonly<Record<KvDtype, KvFormat>> = {
@@ -30,9 +40,18 @@ export const kvFormats: Readonly<Record<KvDtype, KvFormat>> = {
     ...{ code: 1, bytes: 2, largest: 0, factor: 1, offset: 0 },
     unpack: 'vec4f(unpack2x16float(w[2u * v]), unpack2x16float(w[2u * v + 1u]))',
   },
-  int8: { code: 2, bytes: 1, largest: 127, unpack: 'unpackBiased(w[v])', factor: 1, offset: -1152 },
-  fp8_e4m3: { code: 3, bytes: 1, largest: 448, unpack: 'unpackE4m3Codes(w[v])', factor: 256, offset: 0 },
-  fp8_e5m2: { code: 4, bytes: 1, largest: 57344, unpack: 'unpackE5m2(w[v])', factor: 1, offset: 0 },
+  int8: {
+    ...{ code: 2, bytes: 1, largest: 127, unpack: 'unpackBiased(w[v])', factor: 1, offset: -1152 },
+    halves: { unpack: 'halvesOfInt8(w[v])', top: 128, factor: 1, valueShift: 1 },
+  },
+  fp8_e4m3: {
+    ...{ code: 3, bytes: 1, largest: 448, unpack: 'unpackE4m3Codes(w[v])', factor: 256, offset: 0 },
+    halves: { unpack: 'halvesOfE4m3(w[v])', top: 1.75, factor: 256, valueShift: 1 },
+  },
+  fp8_e5m2: {
+    ...{ code: 4, bytes: 1, largest: 57344, unpack: 'unpackE5m2(w[v])', factor: 1, offset: 0 },
+    halves: { unpack: 'halvesOfE5m2(w[v])', top: 57344, factor: 1, valueShift: 2 ** -12 },
+  },
 };
 
 export const kvDtypes = Object.keys(kvFormats) as readonly KvDtype[];

@@ -16,6 +16,8 @@ export interface PagedAttentionOptions {
   readonly maxInvocations?: number;
   /** Prefill by subgroup matrices where the device has them and keys have 16 or 8 bits: queries and weights are rounded to f16. Default true. */
   readonly subgroupMatrices?: boolean;
+  /** Decode of keys and values in 8 bits multiplies in f16 where the device has `shader-f16`: queries and weights are rounded to f16. Default true. */
+  readonly shaderF16?: boolean;
   /** What `tune` found on this device; anything else, of another device too, is ignored. The options above have precedence. */
   readonly tuning?: unknown;
   /** Hears why a tuning, or a part of it, was ignored. */

@@ -115,6 +115,7 @@ export interface ChoiceOptions extends Partial<Split> {
   readonly maxInvocations?: number;
   readonly deterministic?: boolean;
   readonly subgroupMatrices?: boolean;
+  readonly shaderF16?: boolean;
   readonly tuning?: unknown;
   readonly onTuningProblem?: (problem: string) => void;
 }
@@ -126,7 +127,7 @@ export interface ChoiceOptions extends Partial<Split> {
 export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOptions = {}): KernelChoice {
   const { deterministic = false, tuning, onTuningProblem } = options;
   const entries = tuning === undefined ? [] : nearestEntries(readTuning(gpu, tuning, onTuningProblem), shape);
-  const space = tileSpace(gpu, shape, options.maxInvocations, options.subgroupMatrices);
+  const space = tileSpace(gpu, shape, options);
   const decode = pickTile('decode', space.decode, entries, onTuningProblem);
   const prefill = pickTile('prefill', space.prefill, entries, onTuningProblem);
   const plainPrefill = space.prefill.find((tile): tile is PrefillTile => !isMatrixTile(tile));
@@ -160,21 +161,22 @@ export function workgroupsPerItem({ numHeads, numKvHeads }: AttentionShape, { he
   return numKvHeads * Math.ceil(numHeads / numKvHeads / headTile);
 }
 
-/** All tiles that a device can run for a shape, as far as tuning looks; the default first. @param matrices false: none by matrices */
+/** All tiles that a device can run for a shape, as far as tuning looks and options allow; the default first. */
 export function tileSpace(
   { limits, adapter, features, subgroupMinSize }: Gpu,
   shape: AttentionShape,
-  most?: number,
-  matrices = true,
+  options: Pick<ChoiceOptions, 'maxInvocations' | 'subgroupMatrices' | 'shaderF16'> = {},
 ): { readonly decode: readonly DecodeTile[]; readonly prefill: readonly (PrefillTile | MatrixPrefillTile)[] } {
+  const { maxInvocations: most, subgroupMatrices = true, shaderF16 = true } = options;
   const groupSize = shape.numHeads / shape.numKvHeads;
   const memory = limits.maxComputeWorkgroupStorageSize;
-  const invocations = most ?? adapterDefaults(adapter).maxInvocations;
+  const maxInvocations = most ?? adapterDefaults(adapter).maxInvocations;
+  const device = { memory, maxInvocations, subgroupSize: subgroupMinSize, shaderF16: shaderF16 && features.shaderF16 };
   return {
-    decode: decodeTileSpace(shape, groupSize, memory, invocations, subgroupMinSize, most),
+    decode: decodeTileSpace(shape, groupSize, device, most),
     prefill: [
-      ...(matrices && features.subgroupMatrices ? matrixTileSpace(shape, groupSize, memory, invocations) : []),
-      ...prefillTileSpace(shape, groupSize, memory, invocations, most),
+      ...(subgroupMatrices && features.subgroupMatrices ? matrixTileSpace(shape, groupSize, memory, maxInvocations) : []),
+      ...prefillTileSpace(shape, groupSize, memory, maxInvocations, most),
     ],
   };
 }

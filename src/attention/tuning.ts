@@ -129,30 +129,32 @@ export interface DecodeTile {
    * of two, no more than a subgroup has, and keyThreads is a multiple of keysPerThread.
    */
   readonly subgroups: boolean;
+  /** Multiplies 8-bit codes in f16 (shaders/attention/multiply-f16.wgsl). */
+  readonly halves: boolean;
 }
 
 /** Bytes of workgroup memory of the decode kernel: queries, parts of scores or the crews' outputs, scores, rows, scales and the crews' states. */
 export function decodeMemory(
-  { headTile, keyThreads, keysPerThread, valueThreads, invocations, subgroups }: Omit<DecodeTile, 'loadWords'>,
+  { headTile, keyThreads, keysPerThread, valueThreads, invocations, subgroups, halves }: Omit<DecodeTile, 'loadWords'>,
   headDim: number,
   tokenScales: boolean,
 ): number {
   const keyTile = (invocations / keyThreads) * keysPerThread;
   const crews = invocations / valueThreads;
+  const queries = halves ? [(headTile * headDim) / 2, headTile, headTile] : [headTile * headDim, headTile];
+  const tileHeads = keyTile * 4 * Math.ceil(headTile / 4);
   const words = subgroups
-    ? [headTile * headDim, crews * headDim, headTile, crews * headTile, 2 * keyTile * headTile, 2 * headTile]
+    ? [crews * headDim, crews * headTile, 2 * keyTile * headTile, 2 * headTile]
     : [
-        headTile * headDim,
-        Math.max(keyTile * headTile * (keyThreads + 1), crews * headDim),
-        ...[1, 2].map(() => 2 * keyTile * headTile),
+        Math.max(tileHeads * (keyThreads + 1), crews * headDim),
+        ...[2 * tileHeads, halves ? tileHeads : 2 * tileHeads],
         4 * keyTile,
         2 * ((tokenScales ? 4 * keyTile : 0) + 1),
-        headTile,
         headTile,
         2,
         2 * headTile,
       ];
-  return words.reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
+  return [...queries, ...words].reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
 }
 
 /**
@@ -182,29 +184,41 @@ export function mergeInvocations(maxInvocations: number): number {
 /** Rows of values that a decode workgroup reads at once, at most. */
 const mostCrews = 8;
 
+/** What of a device decides how decode takes keys. */
+export interface DecodeDevice {
+  /** Bytes of a workgroup's memory. */
+  readonly memory: number;
+  /** Most invocations that a workgroup should have. */
+  readonly maxInvocations: number;
+  /** Invocations that a subgroup has at least; 0 where there are no subgroups. */
+  readonly subgroupSize: number;
+  /** 8-bit codes may be multiplied in f16. */
+  readonly shaderF16: boolean;
+}
+
 /**
  * How the decode kernel takes keys: several keys in flight, and all heads of a group that fit (at most 8); undefined when nothing fits into
- * `memory` bytes of workgroup storage.
- * @param subgroupSize invocations that a subgroup has at least; 0 where there are no subgroups
+ * the device's workgroup memory.
  */
-export function chooseDecodeTile(
-  layout: KvLayout,
-  groupSize: number,
-  memory: number,
-  maxInvocations: number,
-  subgroupSize: number,
-): DecodeTile | undefined {
-  const { most, mostKeys, ...row } = chooseRowThreads(layout, maxInvocations, subgroupSize);
+export function chooseDecodeTile(layout: KvLayout, groupSize: number, device: DecodeDevice): DecodeTile | undefined {
+  const { most, mostKeys, ...row } = chooseRowThreads(layout, device);
   for (let crews = Math.min(mostCrews, Math.floor(most / row.valueThreads)); crews > 0; crews >>= 1) {
     for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
       // An invocation looks up one key of a tile at most.
       for (let keysPerThread = Math.min(mostKeys, row.keyThreads); keysPerThread > 0; keysPerThread >>= 1) {
         const tile = { headTile, keysPerThread, invocations: crews * row.valueThreads, ...row };
-        if (decodeMemory(tile, layout.headDim, hasTokenScales(layout)) <= memory) return tile;
+        if (decodeMemory(tile, layout.headDim, hasTokenScales(layout)) <= device.memory) return tile;
       }
     }
   }
   return undefined;
+}
+
+interface SubgroupTile extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'invocations' | 'loadWords'> {
+  /** Keys in flight. */
+  readonly keys: number;
+  /** Loads of a row that one invocation has, at most. */
+  readonly mostUnits: number;
 }
 
 /**
@@ -213,58 +227,64 @@ export function chooseDecodeTile(
  * 239 and e5m2 221 (a key by 8 invocations: 241, 239, 231; 2 keys in flight: 246, 243, 231). In 8 bits an invocation has 128 registers, all that it may have if
  * the workgroups of 64 sequences are to run at once; where a compiler takes more (168, as NVIDIA's does when little is changed), it is 265 to 300 us.
  */
-const subgroupTiles: Readonly<
-  Record<KvDtype, Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'invocations' | 'loadWords'> & { readonly keys: number }>
-> = {
-  f32: { keyThreads: 16, valueThreads: 16, keys: 2, invocations: 128, loadWords: 4 },
-  f16: { keyThreads: 16, valueThreads: 16, keys: 4, invocations: 128, loadWords: 4 },
-  int8: { keyThreads: 4, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
-  fp8_e4m3: { keyThreads: 4, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
-  fp8_e5m2: { keyThreads: 4, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 },
+const codesTile: SubgroupTile = { keyThreads: 4, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2, mostUnits: 4 };
+const subgroupTiles: Readonly<Record<KvDtype, SubgroupTile>> = {
+  f32: { keyThreads: 16, valueThreads: 16, keys: 2, invocations: 128, loadWords: 4, mostUnits: 4 },
+  f16: { keyThreads: 16, valueThreads: 16, keys: 4, invocations: 128, loadWords: 4, mostUnits: 4 },
+  int8: codesTile,
+  fp8_e4m3: codesTile,
+  fp8_e5m2: codesTile,
 };
-
-/** Loads of a row that one invocation has, at most. */
-const mostUnits = 4;
+/**
+ * Of 8-bit codes that are multiplied in f16. On an H200 in Dawn, us for 64 x 4096 in int8, e4m3 and e5m2: 191, 180, 167 (in f32 219, 231, 201); with a key by 2
+ * invocations 202, 202, 208 (168 registers), by 8 229, 235, 224; one key in flight 234, 245, 205, four 260, 272, 201.
+ */
+const halvesTile: SubgroupTile = { keyThreads: 4, valueThreads: 16, keys: 2, invocations: 128, loadWords: 2, mostUnits: 4 };
 
 /** Which invocations share a row, by which loads, and most of the keys in flight and of the invocations. */
-interface RowThreads extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'loadWords' | 'subgroups'> {
+interface RowThreads extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'loadWords' | 'subgroups' | 'halves'> {
   readonly mostKeys: number;
   readonly most: number;
 }
 
-function chooseRowThreads(layout: KvLayout, maxInvocations: number, subgroupSize: number): RowThreads {
+function chooseRowThreads(layout: KvLayout, { maxInvocations, subgroupSize, shaderF16 }: DecodeDevice): RowThreads {
   // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
   const isGpu = maxInvocations >= 128;
-  const best = subgroupTiles[layout.dtype];
+  const areCodes = kvFormats[layout.dtype].bytes === 1;
+  // Where there is no hardware for it, f16 is slow.
+  const halves = shaderF16 && isGpu && areCodes;
+  const best = halves ? halvesTile : subgroupTiles[layout.dtype];
   const words = Math.min(best.loadWords, loadWords(layout));
   const units = rowBytes(layout) / (4 * words);
   const widest = Math.min(units & -units, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize);
-  const keyThreads = Math.min(widest, Math.max(best.keyThreads, 2 ** Math.ceil(Math.log2(units / mostUnits))));
-  if (keyThreads >= 4 && units <= mostUnits * keyThreads) {
+  const keyThreads = Math.min(widest, Math.max(best.keyThreads, 2 ** Math.ceil(Math.log2(units / best.mostUnits))));
+  if (keyThreads >= 4 && units <= best.mostUnits * keyThreads) {
     const valueThreads = Math.min(widest, Math.max(best.valueThreads, keyThreads));
     const most = Math.max(valueThreads, Math.min(maxInvocations, best.invocations));
-    return { keyThreads, valueThreads, loadWords: words, subgroups: true, mostKeys: isGpu ? best.keys : 2, most };
+    return { keyThreads, valueThreads, loadWords: words, subgroups: true, halves, mostKeys: isGpu ? best.keys : 2, most };
   }
-  if (isGpu && kvFormats[layout.dtype].bytes === 1) return chooseCodeThreads(layout);
+  if (isGpu && areCodes) return chooseCodeThreads(layout, halves);
   const loads = rowBytes(layout) / (4 * loadWords(layout));
   let threads = Math.floor(Math.min(loads, maxInvocations, Math.max(8, loads / 2)));
   while (loads % threads !== 0) threads--;
   // Registers are what a GPU runs out of: large workgroups keep others from their core.
   const most = Math.max(threads, Math.min(maxInvocations, 64));
   const sizes = { keyThreads: threads, valueThreads: threads, loadWords: loadWords(layout) };
-  return { ...sizes, subgroups: false, mostKeys: isGpu ? 4 : 2, most };
+  return { ...sizes, subgroups: false, halves: false, mostKeys: isGpu ? 4 : 2, most };
 }
 
 /**
- * On a GPU without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by half of them, in workgroups of 128 of which four find registers on
- * a core. On an H100 in Deno int8 takes 342 us for 64 x 4096, e5m2 336; by 16 bytes and 8 invocations, 4 keys in flight, in workgroups of 64, 366 and 365.
+ * On a GPU without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by two, which leaves few parts of a score. On an H200 in Deno, us for
+ * 64 x 4096 in int8, e4m3 and e5m2: 284, 298, 271 in workgroups of 128 (of 64: 469, 487, 433; a key by 8: 345, 320, 325); in f16 229, 228, 212 in workgroups
+ * of 64 (of 128: 247, 249, 240; a key by 4: 356, 345, 280).
  */
-function chooseCodeThreads(layout: KvLayout): RowThreads {
+function chooseCodeThreads(layout: KvLayout, halves: boolean): RowThreads {
   const units = rowBytes(layout) / 8;
   let valueThreads = Math.min(16, units);
   while (units % valueThreads !== 0) valueThreads--;
-  const keyThreads = valueThreads % 2 === 0 ? valueThreads / 2 : valueThreads;
-  return { keyThreads, valueThreads, loadWords: 2, subgroups: false, mostKeys: 2, most: 128 };
+  let keyThreads = Math.min(valueThreads, Math.max(2, Math.ceil(units / 8)));
+  while (valueThreads % keyThreads !== 0) keyThreads++;
+  return { keyThreads, valueThreads, loadWords: 2, subgroups: false, halves, mostKeys: 2, most: halves ? 64 : 128 };
 }
 
 /** Most invocations of a workgroup that any device takes. */
@@ -341,21 +361,20 @@ export function matrixTileSpace(
 export function decodeTileSpace(
   layout: KvLayout,
   groupSize: number,
-  memory: number,
-  maxInvocations: number,
-  subgroupSize: number,
+  device: DecodeDevice,
   mostInvocations = anyDeviceInvocations,
 ): readonly DecodeTile[] {
+  const { memory, subgroupSize } = device;
+  const first = chooseDecodeTile(layout, groupSize, device);
   // Round the default, and round what is chosen where there are no subgroups.
-  const chosen = [subgroupSize, 0].map((size) => chooseDecodeTile(layout, groupSize, memory, maxInvocations, size));
-  const [first, other] = chosen;
+  const other = chooseDecodeTile(layout, groupSize, { ...device, subgroupSize: 0 });
   if (!first) return [];
   const fits = (tile: DecodeTile) => decodeMemory(tile, layout.headDim, hasTokenScales(layout)) <= memory;
-  const around = ({ headTile, keyThreads, keysPerThread, valueThreads, invocations, loadWords: words, subgroups }: DecodeTile) => {
+  const around = ({ headTile, keyThreads, keysPerThread, valueThreads, invocations, loadWords: words, subgroups, halves }: DecodeTile) => {
     const units = rowBytes(layout) / (4 * words);
     return neighbours({ headTile, keyThreads, keysPerThread, valueThreads, crews: invocations / valueThreads }).flatMap(
       ({ crews, ...tile }, i) => {
-        const one = { ...tile, invocations: crews * tile.valueThreads, loadWords: words, subgroups };
+        const one = { ...tile, invocations: crews * tile.valueThreads, loadWords: words, subgroups, halves };
         if (i === 0) return fits(one) ? [one] : [];
         const isRow = units % tile.valueThreads === 0 && tile.valueThreads % tile.keyThreads === 0;
         const isWhole = isRow && tile.keysPerThread <= tile.keyThreads && tile.headTile <= Math.min(groupSize, 8);

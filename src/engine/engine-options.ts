@@ -35,6 +35,8 @@ export interface EngineOptions {
    * are f32. Default true; false: f32 throughout.
    */
   readonly subgroupMatrices?: boolean;
+  /** As of `PagedAttention`: decode with KV in 8 bits multiplies in f16 where the device has `shader-f16`. Default true. */
+  readonly shaderF16?: boolean;
   /** Default `on`; `verify` holds every launch against its full key. */
   readonly launchCache?: LaunchCacheMode;
   /** What `Engine.manifest` gave at an earlier visit: its pipelines are compiled while the weights are on their way. */

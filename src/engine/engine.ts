@@ -107,8 +107,16 @@ export class Engine {
       ]);
       const maxLogitRows = Math.max(logitRowsPerStep, maxSequences);
       const ring = own(new ReadbackRing(gpu, maxRunAhead, maxLogitRows, maxTopLogprobs));
-      const { subgroupMatrices, tuning, onTuningProblem } = options;
-      const modelOptions = { maxTokensPerStep, maxLogitRows, maxLogprobs: maxTopLogprobs, subgroupMatrices, tuning, onTuningProblem };
+      const { subgroupMatrices, shaderF16, tuning, onTuningProblem } = options;
+      const modelOptions = {
+        maxTokensPerStep,
+        maxLogitRows,
+        maxLogprobs: maxTopLogprobs,
+        subgroupMatrices,
+        shaderF16,
+        tuning,
+        onTuningProblem,
+      };
       const onPipelines = (loaded: number, total: number) => onProgress?.({ phase: 'pipelines', loaded, total });
       const model = own(await LlamaModel.create(cache, kv, config, weights, modelOptions, onPipelines));
       signal?.throwIfAborted();

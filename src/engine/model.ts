@@ -42,6 +42,7 @@ export interface ModelOptions {
   readonly penalties?: boolean;
   /** As that of `EngineOptions`. */
   readonly subgroupMatrices?: boolean;
+  readonly shaderF16?: boolean;
   /** As those of `PagedAttentionOptions`. */
   readonly tuning?: unknown;
   readonly onTuningProblem?: (problem: string) => void;
@@ -101,11 +102,11 @@ export class LlamaModel {
     this.#cache = cache;
     this.#config = config;
     this.#options = options;
-    const { maxTokensPerStep, maxLogitRows, subgroupMatrices, tuning, onTuningProblem } = options;
+    const { maxTokensPerStep, maxLogitRows, subgroupMatrices, shaderF16, tuning, onTuningProblem } = options;
     const extraPlanWords = maxTokensPerStep + maxLogitRows + samplingPlanWords(maxLogitRows);
     this.#attention = new PagedAttention(cache, kv, {
       ...{ numHeads: config.numHeads, maxTokensPerStep, extraPlanWords },
-      ...{ subgroupMatrices, tuning, onTuningProblem },
+      ...{ subgroupMatrices, shaderF16, tuning, onTuningProblem },
     });
     const { vocabSize } = config;
     try {

@@ -39,10 +39,10 @@ const quantised: typeof cases = {
   'keys and values all zero': [{ splits: 7 }, { adapt: ({ key, value }) => [key.fill(0), value.fill(0)] }],
   'rows of very different size': [
     {},
-    // Keys are no larger than usual: among scores in the thousands, f32 itself would decide which key wins. Matrices take weights in f16, too coarse
-    // for values in the thousands whose sum is small.
+    // Keys are no larger than usual: among scores in the thousands, f32 itself would decide which key wins. Weights in f16 are too coarse for values in
+    // the thousands whose sum is small.
     {
-      kernels: { name: 'plain', of: (choice) => ({ ...choice, prefill: choice.plainPrefill }) },
+      kernels: { name: 'weights in f32', options: { shaderF16: false, subgroupMatrices: false } },
       adapt: ({ key, value }, place) => {
         key.set(key.map((x) => x * 10 ** ((place % 7) - 6)));
         value.set(value.map((x) => x * 10 ** ((place % 7) - 3)));

@@ -12,6 +12,7 @@ interface CrewLayout extends Pick<GridCase, 'heads' | 'headDim' | 'storage'> {
   readonly crews: number;
   readonly headTile: number;
   readonly loadWords: number;
+  readonly halves?: boolean;
 }
 
 const cases: readonly (readonly [Partial<GridCase>, CaseChange?])[] = [
@@ -22,11 +23,15 @@ const cases: readonly (readonly [Partial<GridCase>, CaseChange?])[] = [
   [{}, { adapt: aligned((place) => place - 500, 16) }],
 ];
 
+/** Values that f16 cannot hold, but by their scales. */
+const large: (typeof cases)[number] = [{}, { adapt: ({ value }) => value.set(value.map((x) => 1e6 * Math.abs(x))) }];
+
 async function run(t: SpecContext, layout: CrewLayout, subgroups: boolean): Promise<void> {
-  const { keyThreads, keysPerThread, valueThreads, crews, headTile, loadWords, ...shape } = layout;
-  const decode = { headTile, keyThreads, keysPerThread, valueThreads, invocations: crews * valueThreads, loadWords, subgroups };
+  const { keyThreads, keysPerThread, valueThreads, crews, headTile, loadWords, halves = false, ...shape } = layout;
+  const decode = { headTile, keyThreads, keysPerThread, valueThreads, invocations: crews * valueThreads, loadWords, subgroups, halves };
   const kernels = { name: JSON.stringify(decode), of: (choice: KernelChoice) => ({ ...choice, decode }) };
-  for (const [change, more] of cases) {
+  const hasScales = layout.storage.endsWith('by token');
+  for (const [change, more] of hasScales ? [...cases, large] : cases) {
     const of = { ...plainCase, ...shape, device: t.variant, maxInvocations: 8, ...change } as GridCase;
     await runCases(t, t.gpu, [[0, of]], new GridTotals(), { ...more, kernels });
   }
@@ -51,19 +56,32 @@ for (const [name, layout] of Object.entries(byBarriers)) {
   spec(`by barriers: ${name}`, (t) => run(t, layout, false), { devices: 'default', hostIndependent: true });
 }
 
-for (const [storage, teams] of [
-  ['int8 by token', 2],
-  ['e5m2 by tensor', 4],
-  ['f16', 4],
+const codes = ['int8 by token', 'int8 by tensor', 'e4m3 by token', 'e5m2 by token', 'e5m2 by tensor'] as const;
+for (const storage of codes) {
+  spec(
+    `by barriers in f16: ${storage}`,
+    async (t) => {
+      const tile = { keyThreads: 2, keysPerThread: 2, valueThreads: 8, crews: 2, headTile: 4, loadWords: 2, halves: true };
+      await run(t, { heads: '14/2', headDim: 64, storage, ...tile }, false);
+    },
+    { devices: 'default', requires: ['shader-f16'] },
+  );
+}
+
+for (const [storage, teams, halves] of [
+  ['int8 by token', 2, false],
+  ['e5m2 by tensor', 4, false],
+  ['f16', 4, false],
+  ...codes.map((storage) => [storage, 4, true] as const),
 ] as const) {
   spec(
-    `by subgroups: ${storage}, crews of ${teams} teams`,
+    `by subgroups${halves ? ' in f16' : ''}: ${storage}, crews of ${teams} teams`,
     async (t) => {
       const valueThreads = Math.min(8, t.gpu.subgroupMinSize);
       const keyThreads = valueThreads / teams;
       const tile = { keyThreads, keysPerThread: keyThreads, valueThreads, crews: 2, headTile: 2 };
-      await run(t, { heads: '8/2', headDim: 64, storage, ...tile, loadWords: storage === 'f16' ? 4 : 2 }, true);
+      await run(t, { heads: '8/2', headDim: 64, storage, ...tile, loadWords: storage === 'f16' ? 4 : 2, halves }, true);
     },
-    { devices: 'default', requires: ['subgroups'] },
+    { devices: 'default', requires: ['subgroups', ...(halves ? ['shader-f16'] : [])] },
   );
 }

@@ -415,7 +415,9 @@ spec(
       const key = uploadBuffer(t, new Float32Array(256));
       const query = uploadBuffer(t, new Float32Array(512));
       const output = emptyBuffer(t, 512 * 4);
-      const { kv, submit } = await openLayer(t, { kv: { dtype, scales: 'tensor' }, layer: { query, key, value, output } });
+      // In f16 the key's weight would be rounded.
+      const options = { shaderF16: false };
+      const { kv, submit } = await openLayer(t, { kv: { dtype, scales: 'tensor' }, options, layer: { query, key, value, output } });
       const sequences = Array.from({ length: 4 }, () => kv.open());
       for (const sequence of sequences) kv.extend(sequence, 1);
       submit(sequences.map((sequence) => ({ sequence, queryLen: 1 })));

@@ -1,5 +1,5 @@
 /** What a case of the grid is computed from: random rows, slopes, trees and the like, all by a seed. Pure. */
-import type { KernelChoice } from '../../src/attention/tuned.ts';
+import type { ChoiceOptions, KernelChoice } from '../../src/attention/tuned.ts';
 import type { BatchEntry } from '../../src/index.ts';
 import { type Random, random } from '../harness/random.ts';
 import { type GridCase, headsOf, type Lengths, lengthLists, longestOf, prefixOf, storages } from './grid.ts';
@@ -24,8 +24,8 @@ export interface CaseChange {
   readonly adapt?: (rows: Readonly<Record<'query' | 'key' | 'value', Float32Array>>, place: number) => void;
   /** Gives up the blocks before the windows of the new tokens, and poisons them. */
   readonly release?: boolean;
-  /** Runs other kernels than those that would be chosen; cases of one name share a launch cache. */
-  readonly kernels?: { readonly name: string; readonly of: (choice: KernelChoice) => KernelChoice };
+  /** Runs other kernels than those that would be chosen: what options ask for, or what is made of the choice. Cases of one name share a launch cache. */
+  readonly kernels?: { readonly name: string; readonly options?: ChoiceOptions; readonly of?: (choice: KernelChoice) => KernelChoice };
 }
 
 /** All scores are `strength` of the key's place, times the default scale and times headDim / every: queries and keys lie along each such dimension. */

@@ -107,8 +107,8 @@ export class GridSession {
       logSumExp: of.logSumExp,
       extraPlanWords: inputs.sequences.reduce((sum, { entry }) => sum + (entry.queryBias?.length ?? 0), 0),
     };
-    const choice = change.kernels?.of(chooseKernels(t.gpu, { ...layout, numHeads }, options));
-    this.#attention = new PagedAttention(this.cache, this.kv, options, choice);
+    const choice = chooseKernels(t.gpu, { ...layout, numHeads }, { ...options, ...change.kernels?.options });
+    this.#attention = new PagedAttention(this.cache, this.kv, options, change.kernels?.of?.(choice) ?? choice);
     t.defer(() => this.#attention.destroy());
     this.#output = emptyBuffer(t, (this.#operands.queryTokens * numHeads * headDim + margin) * 4, undefined, t.gpu);
   }

@@ -240,10 +240,9 @@ function rounds(of: GridCase): number {
   const loads = Math.ceil((keyTile * rowBytes(layout)) / (4 * loadWords(layout)) / invocations);
   const prefillTile = 1 + Math.ceil(keyTile / invocations) * (1 + tokens) + headDim / 4 + keyGroups + 2 * loads; // at most
   const prefill = (prefillKeys / keyTile + 1) * prefillTile + (5 * rowTile * headDim) / 4 / invocations;
-  const decodeTile = chooseDecodeTile(layout, groupSize, memory, maxInvocations, 0)!;
+  const decodeTile = chooseDecodeTile(layout, groupSize, { memory, maxInvocations, subgroupSize: 0, shaderF16: false })!;
   const decodeKeyTile = (decodeTile.invocations / decodeTile.keyThreads) * decodeTile.keysPerThread;
-  const decodeRounds = 1 + Math.ceil((decodeKeyTile * decodeTile.headTile) / decodeTile.invocations);
-  const decode = (decodeKeys / decodeKeyTile + 1) * decodeRounds + (6 * decodeTile.headTile * headDim) / decodeTile.invocations + 500;
+  const decode = 2 * (decodeKeys / decodeKeyTile + 1) + (6 * decodeTile.headTile * headDim) / decodeTile.invocations + 500;
   return Math.max(prefill, decode);
 }
 

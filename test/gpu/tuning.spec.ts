@@ -22,7 +22,7 @@ spec(
     const counts = countObjects(t, gpu);
     // A team of three does not divide the eight loads of a row: some are never read. It has less to do than the others.
     const threads = { keyThreads: 3, keysPerThread: 1, valueThreads: 3 };
-    const wrong: DecodeTile = { headTile: 2, ...threads, invocations: 6, loadWords: 4, subgroups: false };
+    const wrong: DecodeTile = { headTile: 2, ...threads, invocations: 6, loadWords: 4, subgroups: false, halves: false };
     const broken: DecodeTile = { ...wrong, invocations: 0 };
     const seen: TuneProgress[] = [];
     const { tuning, parts, leftOut } = await tuneAmong(gpu, { shape, ...workloads, onProgress: (one) => seen.push(one) }, () => {
@@ -93,7 +93,7 @@ spec(
   async (t) => {
     const maxInvocations = invocationsFor(t); // as runPaged asks for
     const other = { ...shape, numHeads: 6, headDim: 16 };
-    const space = tileSpace(t.gpu, other, maxInvocations);
+    const space = tileSpace(t.gpu, other, { maxInvocations });
     const decode = space.decode[space.decode.length - 1];
     const size = ({ rowTile, keyTile }: PrefillTile) => rowTile * keyTile;
     const plain = space.prefill.filter((tile): tile is PrefillTile => !isMatrixTile(tile));

@@ -88,7 +88,9 @@ describe.each(kernels.map((kernel) => [kernel.name, kernel] as const))('%s', (_,
 
   it('needs no feature and no language extension, but for the kernels that have another to stand in for them', () => {
     const enabled: Readonly<Record<string, readonly string[]>> = {
+      'decode in f16': ['enable f16;'],
       'decode by subgroups': ['enable subgroups;'],
+      'decode in f16 by subgroups': ['enable subgroups;', 'enable f16;'],
       'prefill by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
       'matmul by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
     };

@@ -1,9 +1,16 @@
 import { describe, expect, it } from 'vitest';
-import { decodeKernel, decodeTeamsKernel, prefillKernel } from '../../src/attention/kernels.ts';
+import {
+  decodeHalvesKernel,
+  decodeKernel,
+  decodeTeamsHalvesKernel,
+  decodeTeamsKernel,
+  prefillKernel,
+} from '../../src/attention/kernels.ts';
 import { type KvLayout, kvFormats } from '../../src/attention/layout.ts';
 import {
   chooseDecodeTile,
   choosePrefillTile,
+  type DecodeDevice,
   decodeMemory,
   decodeTileSpace,
   prefillMemory,
@@ -29,13 +36,17 @@ const memoryOf = (kernel: unknown, selectors: Readonly<Record<string, number | s
 
 /** Most invocations: SwiftShader's, lavapipe's, a GPU's. */
 const adapters = [8, 64, 128];
-/** With the least size of their subgroups, 0 where there are none. */
+/** With the least size of their subgroups, 0 where there are none, and whether they have shader-f16. */
 const decodeAdapters = [
-  [8, 4],
-  [64, 0],
-  [128, 0],
-  [128, 32],
+  [8, 4, false],
+  [64, 0, true],
+  [128, 0, false],
+  [128, 32, false],
+  [128, 0, true],
+  [128, 32, true],
 ] as const;
+
+const plainDevice: DecodeDevice = { memory: 16384, maxInvocations: 128, subgroupSize: 0, shaderF16: false };
 
 const f16: KvLayout = { blockSize: 16, numKvHeads: 1, headDim: 128, dtype: 'f16' };
 
@@ -78,11 +89,14 @@ describe('the decode tile', () => {
   it('exists and fits for every head size, group size, dtype and adapter, in as little as 8 KiB', () => {
     for (const { headDim, groupSize, memory } of casesOf([1, 5, 8], [8192, 49152])) {
       for (const layout of layouts(headDim)) {
-        for (const [maxInvocations, subgroupSize] of decodeAdapters) {
-          const label = `headDim ${headDim}, ${layout.dtype}, groupSize ${groupSize}, ${memory} bytes, ${maxInvocations} invocations, subgroups of ${subgroupSize}`;
-          const tile = chooseDecodeTile(layout, groupSize, memory, maxInvocations, subgroupSize)!;
+        for (const [maxInvocations, subgroupSize, shaderF16] of decodeAdapters) {
+          const device = { memory, maxInvocations, subgroupSize, shaderF16 };
+          const label = `headDim ${headDim}, ${layout.dtype}, groupSize ${groupSize}, ${JSON.stringify(device)}`;
+          const tile = chooseDecodeTile(layout, groupSize, device)!;
           expect(tile, label).toBeDefined();
-          const { headTile, keyThreads, keysPerThread, valueThreads, invocations, subgroups } = tile;
+          const { subgroups, halves, ...sizes } = tile;
+          const { headTile, keyThreads, keysPerThread, valueThreads, invocations } = sizes;
+          expect(halves, label).toBe(shaderF16 && maxInvocations >= 128 && layout.dtype === 'int8');
           for (const threads of [keyThreads, valueThreads]) {
             expect(!subgroups || (threads <= subgroupSize && Number.isInteger(Math.log2(threads))), label).toBe(true);
           }
@@ -98,7 +112,8 @@ describe('the decode tile', () => {
             kvDtype: kvFormats[layout.dtype].code,
             tokenScales: String(tokenScales),
           };
-          const used = memoryOf(subgroups ? decodeTeamsKernel : decodeKernel, { ...selectors, ...tile, subgroups: String(subgroups) });
+          const [byBarriers, bySubgroups] = halves ? [decodeHalvesKernel, decodeTeamsHalvesKernel] : [decodeKernel, decodeTeamsKernel];
+          const used = memoryOf(subgroups ? bySubgroups : byBarriers, { ...selectors, ...sizes });
           expect(used, label).toBeLessThanOrEqual(memory);
           expect(decodeMemory(tile, headDim, tokenScales), label).toBe(used);
         }
@@ -108,9 +123,9 @@ describe('the decode tile', () => {
 
   it('takes the whole group where it can, and nothing where nothing fits', () => {
     const [f32] = layouts(64);
-    expect(chooseDecodeTile(f32!, 4, 16384, 128, 0)?.headTile).toBe(4);
-    expect(chooseDecodeTile(f32!, 5, 16384, 128, 0)?.headTile).toBe(5);
-    expect(chooseDecodeTile({ ...f32!, headDim: 256 }, 1, 1024, 128, 0)).toBeUndefined();
+    expect(chooseDecodeTile(f32!, 4, plainDevice)?.headTile).toBe(4);
+    expect(chooseDecodeTile(f32!, 5, plainDevice)?.headTile).toBe(5);
+    expect(chooseDecodeTile({ ...f32!, headDim: 256 }, 1, { ...plainDevice, memory: 1024 })).toBeUndefined();
   });
 });
 
@@ -126,8 +141,9 @@ describe('the tiles to try', () => {
         expect(distinct(prefill), label).toBe(prefill.length);
         for (const tile of prefill) expect(prefillMemory(headDim, 2 * headDim, tile)).toBeLessThanOrEqual(memory);
         const layout = { ...f16, headDim };
-        const decode = decodeTileSpace(layout, groupSize, memory, maxInvocations, 32);
-        expect(decode[0], label).toEqual(chooseDecodeTile(layout, groupSize, memory, maxInvocations, 32));
+        const device = { memory, maxInvocations, subgroupSize: 32, shaderF16: false };
+        const decode = decodeTileSpace(layout, groupSize, device);
+        expect(decode[0], label).toEqual(chooseDecodeTile(layout, groupSize, device));
         expect(distinct(decode), label).toBe(decode.length);
         for (const tile of decode) expect(decodeMemory(tile, headDim, false)).toBeLessThanOrEqual(memory);
       }
@@ -135,7 +151,7 @@ describe('the tiles to try', () => {
   });
 
   it('are few, and change everything that a tile has', () => {
-    const decode = decodeTileSpace(f16, 4, 49152, 128, 0);
+    const decode = decodeTileSpace(f16, 4, { ...plainDevice, memory: 49152 });
     const prefill = prefillTileSpace(f16, 4, 49152, 128);
     const moving = {
       decode: ['headTile', 'keyThreads', 'keysPerThread', 'valueThreads', 'invocations'],
@@ -148,11 +164,13 @@ describe('the tiles to try', () => {
     }
     expect(decode.every(({ invocations }) => invocations <= 256)).toBe(true);
     // With subgroups, those without have their turn, too.
-    const both = decodeTileSpace(f16, 4, 49152, 128, 32);
+    const both = decodeTileSpace(f16, 4, { ...plainDevice, memory: 49152, subgroupSize: 32 });
     expect(new Set(both.map(({ subgroups }) => subgroups))).toEqual(new Set([true, false]));
     expect(both.every(({ subgroups, valueThreads }) => !subgroups || valueThreads <= 32)).toBe(true);
-    expect(decodeTileSpace(f16, 4, 49152, 64, 0, 64).every(({ invocations }) => invocations <= 64)).toBe(true);
-    expect(decodeTileSpace(f16, 4, 1024, 128, 0)).toEqual([]);
+    expect(
+      decodeTileSpace(f16, 4, { ...plainDevice, memory: 49152, maxInvocations: 64 }, 64).every(({ invocations }) => invocations <= 64),
+    ).toBe(true);
+    expect(decodeTileSpace(f16, 4, { ...plainDevice, memory: 1024 })).toEqual([]);
     expect(prefillTileSpace(f16, 4, 1024, 128)).toEqual([]);
   });
 });

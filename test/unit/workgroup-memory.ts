@@ -10,6 +10,7 @@ const typeBytes: Readonly<Record<string, number>> = {
   vec4f: 16,
   'vec2<u32>': 8,
   'vec4<u32>': 16,
+  'vec4<f16>': 8,
   Span: 24,
 };
 

@@ -1,0 +1,135 @@
+// How the decode kernels multiply 8-bit codes where the device has shader-f16: in pairs of f16, which many GPUs multiply as fast as single f32, and
+// which codes become by their bits alone. All codes are exact. Queries are rounded to f16, in steps such that no sum of products overflows. Weights are
+// rounded to f16, and what the keys of one round add to an output is summed up in f16, then in f32. The reference of a head is such that no sum overflows:
+// it is not a score, but a score and the logarithm of its value's scale.
+//
+// Four codes are in the order 0, 2, 1, 3: a word's even bytes, then its odd ones. The prelude has `unpackHalves(load, v)`, `halvesTop`, their largest
+// magnitude, `halvesFactor`, which makes them values without a scale, and `valueShift`, by which codes of values are to be multiplied first.
+
+alias Query = vec4<f16>;
+alias Codes = vec4<f16>;
+alias Product = vec4<f16>;
+alias Share = f16;
+alias Shares = vec4<f16>;
+alias ShareWord = u32;
+alias Outputs = vec4<f16>;
+const sharesPerWord = 2u;
+
+// A new reference is taken when a weight would become too high, and then such that it has this left: e^4 leaves weights of 1e-7 of the largest
+// something to be rounded to.
+const slack = 4.0;
+
+const keyFactor = halvesFactor;
+const valueFactor = halvesFactor / valueShift;
+const largestHalf = 65504.0;
+// Products of a query that an invocation adds up in one half, or in two which are then added.
+const mostQuery = largestHalf / (halvesTop * f32(keyUnits * unit / 2u));
+const mostShare = largestHalf / (halvesTop * valueShift * f32(keysPerThread * teamsOfCrew));
+
+const ownQueries = (headTile * columns + invocations - 1u) / invocations;
+var<private> unrounded: array<vec4f, ownQueries>;
+var<workgroup> queries: array<Query, headTile * columns>;
+var<workgroup> largest: array<atomic<u32>, headTile>; // the bits of a query's largest magnitude
+var<workgroup> querySteps: array<f32, headTile>;
+
+fn loadQueries(token: u32, firstHead: u32, heads: u32, position: u32, local: u32) {
+  for (var n = 0u; n < ownQueries; n++) { // unrolled
+    let i = local + n * invocations;
+    let head = i / columns;
+    unrounded[n] = vec4f(0.0);
+    if (head < heads) {
+      unrounded[n] = loadQuery(token, firstHead + head, i % columns, position);
+      let magnitudes = abs(unrounded[n]);
+      atomicMax(&largest[head], bitcast<u32>(max(max(magnitudes.x, magnitudes.y), max(magnitudes.z, magnitudes.w))));
+    }
+  }
+}
+
+fn finishQueries(local: u32) {
+  workgroupBarrier();
+  for (var n = 0u; n < ownQueries; n++) { // unrolled
+    let i = local + n * invocations;
+    if (i < headTile * columns) {
+      let step = queryStep(i / columns);
+      queries[i] = Query((unrounded[n] / step).xzyw);
+    }
+  }
+  for (var g = local; g < headTile; g += invocations) {
+    querySteps[g] = queryStep(g);
+  }
+}
+
+fn queryStep(head: u32) -> f32 {
+  return max(bitcast<f32>(atomicLoad(&largest[head])), 1e-30) / mostQuery;
+}
+
+fn wholeProduct(product: f32, g: u32) -> f32 {
+  return product * querySteps[g];
+}
+
+fn keyCodes(load: PoolLoad, v: u32) -> Codes {
+  return unpackHalves(load, v);
+}
+
+fn valueCodes(load: PoolLoad, v: u32) -> Codes {
+  if (valueShift != 1.0) {
+    return f16(valueShift) * unpackHalves(load, v);
+  }
+  return unpackHalves(load, v);
+}
+
+// Two halves by their bits. Compilers see that the way by f32 changes nothing; not all have a bitcast to vec2<f16>.
+fn halvesOf(bits: u32) -> vec2<f16> {
+  return vec2<f16>(unpack2x16float(bits));
+}
+
+fn halvesOfE5m2(word: u32) -> Codes {
+  return Codes(halvesOf((word << 8u) & 0xff00ff00u), halvesOf(word & 0xff00ff00u));
+}
+
+// 1 / 256 of the values.
+fn halvesOfE4m3(word: u32) -> Codes {
+  let even = ((word & 0x00800080u) << 8u) | ((word & 0x007f007fu) << 7u);
+  let odd = (word & 0x80008000u) | ((word & 0x7f007f00u) >> 1u);
+  return Codes(halvesOf(even), halvesOf(odd));
+}
+
+// By way of unpackBiased's halves.
+fn halvesOfInt8(word: u32) -> Codes {
+  let even = (word & 0x00ff00ffu) ^ 0x64806480u;
+  let odd = ((word >> 8u) & 0x00ff00ffu) ^ 0x64806480u;
+  return Codes(halvesOf(even), halvesOf(odd)) - 1152.0h;
+}
+
+fn multiplyAdd(k: Codes, q: Query, sum: Product) -> Product {
+  return fma(k, q, sum);
+}
+
+fn productSum(product: Product) -> f32 {
+  let pairs = product.xy + product.zw;
+  return f32(pairs.x) + f32(pairs.y);
+}
+
+fn levelOf(score: f32, valueScale: f32) -> f32 {
+  return score + (log(max(valueScale, 1e-20) / mostShare) + slack);
+}
+
+fn shareWord(first: f32, second: f32) -> ShareWord {
+  return pack2x16float(vec2f(first, second));
+}
+
+fn shareOf(word: ShareWord, i: u32) -> Share {
+  return halvesOf(word)[i];
+}
+
+fn beginOutputs(accumulated: vec4f) -> Outputs {
+  return Outputs(0.0h);
+}
+
+fn addShare(outputs: Outputs, share: Share, codes: Codes) -> Outputs {
+  return fma(Codes(share), codes, outputs);
+}
+
+fn endOutputs(accumulated: vec4f, outputs: Outputs) -> vec4f {
+  return accumulated + vec4f(outputs).xzyw;
+}
