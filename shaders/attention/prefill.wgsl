@@ -20,17 +20,19 @@ const columnGroups = invocations / outputRowGroups;
 const outputUnits = (units + columnGroups - 1u) / columnGroups;
 const outputVectors = outputUnits * unitVectors;
 
-var<workgroup> queries: array<vec4f, rowTile * queryStride>;
+// Arrays of arrays, so that indices which are constants cost nothing: a check of bounds, in compilers that check, is of the others alone.
+var<workgroup> queries: array<array<array<vec4f, queryStride>, rowGroups>, rowsPerThread>; // [row / rowGroups][row % rowGroups]
 var<workgroup> querySums: array<f32, rowTile>; // where codes have an offset
-var<workgroup> tileRows: array<PoolLoad, keyTile * rowStride>; // the tile's keys, then its values
-var<workgroup> weights: array<Weights, rowTile * keyGroups>; // of keys g, g + keyGroups, ... of a tile, with the values' scales
+var<workgroup> tileRows: array<array<array<PoolLoad, rowStride>, keyGroups>, keysPerThread>; // the tile's keys, [key / keyGroups][key % keyGroups], then its values
+var<workgroup> weights: array<array<Weights, keyGroups>, rowTile>; // of keys g, g + keyGroups, ... of a tile, with the values' scales
 var<workgroup> maxima: array<atomic<u32>, rowTile>;
 var<workgroup> factors: array<f32, rowTile>;
 
 fn keepLoad(loaded: PoolLoad, n: u32, local: u32) {
   let i = n * invocations + local;
   if (i < keyTile * units) {
-    tileRows[i / units * rowStride + i % units] = loaded;
+    let key = i / units;
+    tileRows[key / keyGroups][key % keyGroups][i % units] = loaded;
   }
 }
 
@@ -50,12 +52,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   for (var i = local; i < rowTile * columns; i += invocations) {
     let row = i / columns;
     let t = row / headTile;
-    let at = row * queryStride + i % columns;
-    queries[at] = vec4f(0.0);
+    var four = vec4f(0.0);
     if (t < tokens && row % headTile < heads) {
       let position = plan[plan[POSITIONS] + firstToken + t];
-      queries[at] = args.scale * loadQuery(firstToken + t, firstHead + row % headTile, i % columns, position);
+      four = args.scale * loadQuery(firstToken + t, firstHead + row % headTile, i % columns, position);
     }
+    queries[row / rowGroups][row % rowGroups][i % columns] = four;
   }
   for (var row = local; row < rowTile; row += invocations) {
     let head = row % headTile;
@@ -69,7 +71,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     for (var row = local; row < rowTile; row += invocations) {
       var total = vec4f(0.0);
       for (var c = 0u; c < columns; c++) {
-        total += queries[row * queryStride + c];
+        total += queries[row / rowGroups][row % rowGroups][c];
       }
       querySums[row] = codeOffset * (total.x + total.y + total.z + total.w);
     }
@@ -140,12 +142,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     for (var u = 0u; u < units; u++) { // unrolled if unrollUnits
       var raw: array<PoolLoad, keysPerThread>;
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        raw[j] = tileRows[(keyGroup + j * keyGroups) * rowStride + u];
+        raw[j] = tileRows[j][keyGroup][u];
       }
       for (var v = 0u; v < unitVectors; v++) { // unrolled
         var q: array<vec4f, rowsPerThread>;
         for (var i = 0u; i < rowsPerThread; i++) { // unrolled
-          q[i] = queries[(rowGroup + i * rowGroups) * queryStride + u * unitVectors + v];
+          q[i] = queries[i][rowGroup][u * unitVectors + v];
         }
         for (var j = 0u; j < keysPerThread; j++) { // unrolled
           let k = unpackVector(raw[j], v);
@@ -213,7 +215,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         scaled[j] = scaledWeight(p, valueScale[j]);
         sum[i] += vec2f(p, select(0.0, scaled[j], codeOffset != 0.0));
       }
-      weights[row * keyGroups + keyGroup] = scaled;
+      weights[row][keyGroup] = scaled;
     }
     for (var n = 0u; n < loadsAhead; n++) { // unrolled
       keepLoad(loaded[n], n, local);
@@ -241,11 +243,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     for (var g = 0u; g < keyGroups; g++) {
       var p: array<Weights, outputRows>;
       for (var i = 0u; i < outputRows; i++) { // unrolled
-        p[i] = weights[(outputRow + i * outputRowGroups) * keyGroups + g];
+        p[i] = weights[outputRow + i * outputRowGroups][g];
       }
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
         for (var u = 0u; u < outputUnits; u++) { // unrolled
-          let raw = tileRows[(g + j * keyGroups) * rowStride + min(columnGroup + u * columnGroups, units - 1u)];
+          let raw = tileRows[j][g][min(columnGroup + u * columnGroups, units - 1u)];
           for (var v = 0u; v < unitVectors; v++) { // unrolled
             let value = unpackVector(raw, v);
             for (var i = 0u; i < outputRows; i++) { // unrolled
@@ -267,7 +269,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     var both: Weights;
     both.x = sum[i].x;
     both.y = sum[i].y;
-    weights[(rowGroup + i * rowGroups) * keyGroups + keyGroup] = both;
+    weights[rowGroup + i * rowGroups][keyGroup] = both;
   }
   workgroupBarrier();
   for (var i = 0u; i < outputRows; i++) { // unrolled
@@ -276,7 +278,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     if (t < tokens && row % headTile < heads) {
       var total = vec2f(0.0);
       for (var g = 0u; g < keyGroups; g++) {
-        total += weights[row * keyGroups + g].xy;
+        total += weights[row][g].xy;
       }
       let highest = fromOrderedBits(atomicLoad(&maxima[row]));
       for (var u = 0u; u < outputUnits; u++) { // unrolled

@@ -14,20 +14,20 @@ const typeBytes: Readonly<Record<string, number>> = {
   Span: 24,
 };
 
-/** Of a type or an alias of the text. */
-function bytesOf(type: string, wgsl: string): number | undefined {
-  return typeBytes[new RegExp(`^alias ${type} = ([^;]+);`, 'm').exec(wgsl)?.[1] ?? type];
+/** Of a type, an alias of the text, or an array of either. */
+function bytesOf(type: string, wgsl: string, constants: ReadonlyMap<string, string>): number {
+  const array = /^array<(.+), ([^,>]+|max\(.+\))>$/.exec(type);
+  if (array) return bytesOf(array[1]!, wgsl, constants) * evaluate(array[2]!, constants);
+  const alias = new RegExp(`^alias ${type} = ([^;]+);`, 'm').exec(wgsl)?.[1];
+  const bytes = alias ? bytesOf(alias, wgsl, constants) : typeBytes[type];
+  if (bytes === undefined) throw new Error(`Unknown type ${type} in workgroup memory.`);
+  return bytes;
 }
 
 /** Sum over all `var<workgroup>`, each rounded up to 16 bytes as WebGPU's limit counts them. Constants may refer to each other. */
 export function workgroupMemory(wgsl: string): number {
   const constants = constantsOf(wgsl);
   let bytes = 0;
-  for (const [, type] of wgsl.matchAll(/^var<workgroup> \w+: ([^;]+);/gm)) {
-    const array = /^array<([^,]+), (.+)>$/.exec(type!);
-    const size = bytesOf(array ? array[1]! : type!, wgsl);
-    if (size === undefined) throw new Error(`Unknown type ${type} in workgroup memory.`);
-    bytes += Math.ceil((size * (array ? evaluate(array[2]!, constants) : 1)) / 16) * 16;
-  }
+  for (const [, type] of wgsl.matchAll(/^var<workgroup> \w+: ([^;]+);/gm)) bytes += Math.ceil(bytesOf(type!, wgsl, constants) / 16) * 16;
   return bytes;
 }
