@@ -9,6 +9,7 @@
 
 const rowGroups = rowTile / rowsPerThread;
 const keyGroups = keyTile / keysPerThread;
+const groupSteps = keyGroups / groupsAtOnce;
 const invocations = rowGroups * keyGroups;
 const columns = headDim / 4u;
 const queryStride = columns + 1u;
@@ -23,8 +24,9 @@ const outputVectors = outputUnits * unitVectors;
 // Arrays of arrays, so that indices which are constants cost nothing: a check of bounds, in compilers that check, is of the others alone.
 var<workgroup> queries: array<array<array<vec4f, queryStride>, rowGroups>, rowsPerThread>; // [row / rowGroups][row % rowGroups]
 var<workgroup> querySums: array<f32, rowTile>; // where codes have an offset
-var<workgroup> tileRows: array<array<array<PoolLoad, rowStride>, keyGroups>, keysPerThread>; // the tile's keys, [key / keyGroups][key % keyGroups], then its values
-var<workgroup> weights: array<array<Weights, keyGroups>, rowTile>; // of keys g, g + keyGroups, ... of a tile, with the values' scales
+// The tile's keys, then its values: [key / keyGroups], then a key of that group, by as many as outputs take at once.
+var<workgroup> tileRows: array<array<array<array<PoolLoad, rowStride>, groupsAtOnce>, groupSteps>, keysPerThread>;
+var<workgroup> weights: array<array<array<Weights, groupsAtOnce>, groupSteps>, rowTile>; // of keys g, g + keyGroups, ... of a tile, with the values' scales
 var<workgroup> maxima: array<atomic<u32>, rowTile>;
 var<workgroup> factors: array<f32, rowTile>;
 
@@ -32,7 +34,8 @@ fn keepLoad(loaded: PoolLoad, n: u32, local: u32) {
   let i = n * invocations + local;
   if (i < keyTile * units) {
     let key = i / units;
-    tileRows[key / keyGroups][key % keyGroups][i % units] = loaded;
+    let group = key % keyGroups;
+    tileRows[key / keyGroups][group / groupsAtOnce][group % groupsAtOnce][i % units] = loaded;
   }
 }
 
@@ -142,7 +145,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     for (var u = 0u; u < units; u++) { // unrolled if unrollUnits
       var raw: array<PoolLoad, keysPerThread>;
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        raw[j] = tileRows[j][keyGroup][u];
+        raw[j] = tileRows[j][keyGroup / groupsAtOnce][keyGroup % groupsAtOnce][u];
       }
       for (var v = 0u; v < unitVectors; v++) { // unrolled
         var q: array<vec4f, rowsPerThread>;
@@ -215,7 +218,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         scaled[j] = scaledWeight(p, valueScale[j]);
         sum[i] += vec2f(p, select(0.0, scaled[j], codeOffset != 0.0));
       }
-      weights[row][keyGroup] = scaled;
+      weights[row][keyGroup / groupsAtOnce][keyGroup % groupsAtOnce] = scaled;
     }
     for (var n = 0u; n < loadsAhead; n++) { // unrolled
       keepLoad(loaded[n], n, local);
@@ -240,18 +243,20 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         }
       }
     }
-    for (var g = 0u; g < keyGroups; g++) {
-      var p: array<Weights, outputRows>;
-      for (var i = 0u; i < outputRows; i++) { // unrolled
-        p[i] = weights[outputRow + i * outputRowGroups][g];
-      }
-      for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        for (var u = 0u; u < outputUnits; u++) { // unrolled
-          let raw = tileRows[j][g][min(columnGroup + u * columnGroups, units - 1u)];
-          for (var v = 0u; v < unitVectors; v++) { // unrolled
-            let value = unpackVector(raw, v);
-            for (var i = 0u; i < outputRows; i++) { // unrolled
-              accumulated[(i * outputUnits + u) * unitVectors + v] += p[i][j] * value;
+    for (var step = 0u; step < groupSteps; step++) {
+      for (var n = 0u; n < groupsAtOnce; n++) { // unrolled
+        var p: array<Weights, outputRows>;
+        for (var i = 0u; i < outputRows; i++) { // unrolled
+          p[i] = weights[outputRow + i * outputRowGroups][step][n];
+        }
+        for (var j = 0u; j < keysPerThread; j++) { // unrolled
+          for (var u = 0u; u < outputUnits; u++) { // unrolled
+            let raw = tileRows[j][step][n][min(columnGroup + u * columnGroups, units - 1u)];
+            for (var v = 0u; v < unitVectors; v++) { // unrolled
+              let value = unpackVector(raw, v);
+              for (var i = 0u; i < outputRows; i++) { // unrolled
+                accumulated[(i * outputUnits + u) * unitVectors + v] += p[i][j] * value;
+              }
             }
           }
         }
@@ -269,7 +274,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     var both: Weights;
     both.x = sum[i].x;
     both.y = sum[i].y;
-    weights[rowGroup + i * rowGroups][keyGroup] = both;
+    weights[rowGroup + i * rowGroups][keyGroup / groupsAtOnce][keyGroup % groupsAtOnce] = both;
   }
   workgroupBarrier();
   for (var i = 0u; i < outputRows; i++) { // unrolled
@@ -278,7 +283,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     if (t < tokens && row % headTile < heads) {
       var total = vec2f(0.0);
       for (var g = 0u; g < keyGroups; g++) {
-        total += weights[row][g].xy;
+        total += weights[row][g / groupsAtOnce][g % groupsAtOnce].xy;
       }
       let highest = fromOrderedBits(atomicLoad(&maxima[row]));
       for (var u = 0u; u < outputUnits; u++) { // unrolled

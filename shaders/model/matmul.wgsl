@@ -20,8 +20,9 @@ const inputTasks = rowQuads * (depth / 4u);
 const weightTasks = columnQuads * (depth / 8u);
 const tasksPerThread = (inputTasks + weightTasks + invocations - 1u) / invocations;
 
-var<workgroup> inputTile: array<vec4f, stages * depth * rowQuads>; // [stage][k][row / 4]
-var<workgroup> weightTile: array<vec4f, stages * depth * columnQuads>; // [stage][k][column / 4]
+// Arrays of arrays, so that indices which are constants cost nothing: a check of bounds, in compilers that check, is of the others alone.
+var<workgroup> inputTile: array<array<array<array<vec4f, rowThreads>, blockRowQuads>, depth>, stages>; // [stage][k][row / 4]
+var<workgroup> weightTile: array<array<array<array<vec4f, columnThreads>, blockColumnQuads>, depth>, stages>; // [stage][k][column / 4]
 var<workgroup> squares: array<vec4f, inputTasks>; // [k / 4][row / 4]
 
 // What a task brought: four rows' loads, and the gains of an input task.
@@ -65,14 +66,15 @@ fn keepTask(task: Task, t: u32, stage: u32) -> vec4f {
     let b = bitcast<vec4f>(task.loads[1].first);
     let c = bitcast<vec4f>(task.loads[2].first);
     let d = bitcast<vec4f>(task.loads[3].first);
-    let at = (stage * depth + t / rowQuads * 4u) * rowQuads + t % rowQuads;
+    let first = t / rowQuads * 4u;
+    let quad = t % rowQuads;
     for (var k = 0u; k < 4u; k++) { // unrolled
       let four = vec4f(a[k], b[k], c[k], d[k]);
       if (normalized) {
         sums += four * four;
-        inputTile[at + k * rowQuads] = four * task.gains[k];
+        inputTile[stage][first + k][quad / rowThreads][quad % rowThreads] = four * task.gains[k];
       } else {
-        inputTile[at + k * rowQuads] = four;
+        inputTile[stage][first + k][quad / rowThreads][quad % rowThreads] = four;
       }
     }
   } else if (t < inputTasks + weightTasks) {
@@ -81,10 +83,11 @@ fn keepTask(task: Task, t: u32, stage: u32) -> vec4f {
     let b = unpackWeights8(task.loads[1]);
     let c = unpackWeights8(task.loads[2]);
     let d = unpackWeights8(task.loads[3]);
-    let at = (stage * depth + w / columnQuads * 8u) * columnQuads + w % columnQuads;
+    let first = w / columnQuads * 8u;
+    let quad = w % columnQuads;
     for (var k = 0u; k < 4u; k++) { // unrolled
-      weightTile[at + k * columnQuads] = vec4f(a.low[k], b.low[k], c.low[k], d.low[k]);
-      weightTile[at + (k + 4u) * columnQuads] = vec4f(a.high[k], b.high[k], c.high[k], d.high[k]);
+      weightTile[stage][first + k][quad / columnThreads][quad % columnThreads] = vec4f(a.low[k], b.low[k], c.low[k], d.low[k]);
+      weightTile[stage][first + k + 4u][quad / columnThreads][quad % columnThreads] = vec4f(a.high[k], b.high[k], c.high[k], d.high[k]);
     }
   }
   return sums;
@@ -130,15 +133,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     for (var n = 0u; n < tasksPerThread; n++) { // unrolled
       tasks[n] = loadTask(n * invocations + local, first + depth, firstRow, firstColumn);
     }
-    let rowsAt = stage * depth * rowQuads + y;
-    let columnsAt = stage * depth * columnQuads + x;
-    for (var k = 0u; k < depth; k++) {
+    for (var k = 0u; k < depth; k++) { // unrolled if unrollDepth
       var w: array<vec4f, blockColumnQuads>;
       for (var c = 0u; c < blockColumnQuads; c++) { // unrolled
-        w[c] = weightTile[columnsAt + k * columnQuads + c * columnThreads];
+        w[c] = weightTile[stage][k][c][x];
       }
       for (var q = 0u; q < blockRowQuads; q++) { // unrolled
-        let four = inputTile[rowsAt + k * rowQuads + q * rowThreads];
+        let four = inputTile[stage][k][q][y];
         for (var i = 0u; i < 4u; i++) { // unrolled
           for (var c = 0u; c < blockColumnQuads; c++) { // unrolled
             sums[(4u * q + i) * blockColumnQuads + c] += four[i] * w[c];

@@ -36,7 +36,14 @@ import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
 import { type KvDtype, kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
-import { decodeMemory, matrixPrefillMemory, prefillMemory, prefillOutputRowGroups, unrollsPrefillUnits } from './tuning.ts';
+import {
+  decodeMemory,
+  matrixPrefillMemory,
+  prefillGroupsAtOnce,
+  prefillMemory,
+  prefillOutputRowGroups,
+  unrollsPrefillUnits,
+} from './tuning.ts';
 
 /** f32 values of a partial state: headDim outputs, m, l, and two to keep rows of 16 bytes. */
 export const partialWords = (headDim: number) => headDim + 4;
@@ -300,9 +307,10 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
       const [rows, keys, rowBlock, keyBlock] = [rowTile, keyTile, rowsPerThread, keysPerThread].map(Number);
       const blocks = { rowTile: rows, keyTile: keys, rowsPerThread: rowBlock, keysPerThread: keyBlock };
       const outputRowGroups = prefillOutputRowGroups(blocks, units, unitVectors);
-      const unrollUnits = unrollsPrefillUnits(blocks, formatOf(Number(kvDtype)).bytes);
+      const { bytes } = formatOf(Number(kvDtype));
+      const loops = { unrollUnits: unrollsPrefillUnits(blocks, bytes), groupsAtOnce: prefillGroupsAtOnce(blocks, bytes) };
       const types = `alias Weights = vec${keysPerThread}f;`;
-      return [attendPrelude(selectors), constants({ headTile, ...blocks, outputRowGroups, unrollUnits }), types].join('\n');
+      return [attendPrelude(selectors), constants({ headTile, ...blocks, outputRowGroups, ...loops }), types].join('\n');
     },
     arguments: {
       ...layout,

@@ -17,7 +17,7 @@ import { type AnyKernel, defineKernel, frozen, gridCount, key, perCall, readBuff
 import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
 import type { WeightDtype } from './safetensors.ts';
 import { samplingPrelude } from './sampling-plan.ts';
-import { type MatmulTile, matmulMemory, type SubgroupTile, subgroupMemory, type VectorTile, vectorMemory } from './tiles.ts';
+import { type MatmulTile, matmulMemory, type SubgroupTile, subgroupMemory, unrollsDepth, type VectorTile, vectorMemory } from './tiles.ts';
 
 /** The WGSL constants of shaders/model/weights.wgsl. */
 export const weightDtypeCodes: Readonly<Record<WeightDtype, number>> = { f32: 0, f16: 1, bf16: 2 };
@@ -109,7 +109,10 @@ const matmulSizes = ({ rowTile, columnTile, rowsPerThread, columnsPerThread, dep
 export const matmulKernel = defineKernel({
   name: 'matmul',
   source: [packSource, weightsSource, linearSource, matmulSource],
-  prelude: (selectors) => tilePrelude(matmulSizes(selectors)),
+  prelude: (selectors) => {
+    const sizes = matmulSizes(selectors);
+    return `${tilePrelude(sizes)}\nconst unrollDepth = ${unrollsDepth(sizes)};`;
+  },
   arguments: {
     rowTile: key('text'),
     columnTile: key('text'),

@@ -206,6 +206,11 @@ export function vectorMemory({ rowTile, columnsPerThread, lanes, teams }: Vector
   return words.reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
 }
 
+/** Whether the product of two staged tiles is worked out without a loop: drivers do not write naga's loops out. In large workgroups, which only GPUs have. */
+export function unrollsDepth({ rowTile, columnTile, rowsPerThread, columnsPerThread }: MatmulTile): boolean {
+  return (rowTile / rowsPerThread) * (columnTile / columnsPerThread) >= 64;
+}
+
 /** Bytes of workgroup memory. */
 export function matmulMemory({ rowTile, columnTile, depth, stages }: MatmulTile): number {
   return 4 * (stages * depth * (rowTile + columnTile) + (rowTile * depth) / 4);

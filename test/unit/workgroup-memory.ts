@@ -16,7 +16,7 @@ const typeBytes: Readonly<Record<string, number>> = {
 
 /** Of a type, an alias of the text, or an array of either. */
 function bytesOf(type: string, wgsl: string, constants: ReadonlyMap<string, string>): number {
-  const array = /^array<(.+), ([^,>]+|max\(.+\))>$/.exec(type);
+  const array = /^array<((?:array<.+>|[^,]+)), (.+)>$/.exec(type);
   if (array) return bytesOf(array[1]!, wgsl, constants) * evaluate(array[2]!, constants);
   const alias = new RegExp(`^alias ${type} = ([^;]+);`, 'm').exec(wgsl)?.[1];
   const bytes = alias ? bytesOf(alias, wgsl, constants) : typeBytes[type];
