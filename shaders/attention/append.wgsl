@@ -44,7 +44,7 @@ fn pack4(values: vec4f) -> u32 {
 fn storeRow8(buffer: u32, row: u32, chunk: u32, values: Eight) {
   let at = row + chunk * (8u * valueBytes / 4u);
   if (kvDtype == kvF32) {
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < 4u; i++) { // unrolled
       poolStore(buffer, at + i, bitcast<u32>(values.low[i]));
       poolStore(buffer, at + 4u + i, bitcast<u32>(values.high[i]));
     }
@@ -85,7 +85,7 @@ fn main(
     let position = plan[plan[POSITIONS] + token];
     let keyAt = token * args.rowStride + args.keyOffset + head * headDim;
     let valueAt = token * args.rowStride + args.valueOffset + head * headDim;
-    for (var i = 0u; i < 4u; i++) {
+    for (var i = 0u; i < 4u; i++) { // unrolled
       let d = chunk * 8u + i;
       keys.low[i] = keyValue(keyAt, d, position);
       keys.high[i] = keyValue(keyAt, d + 4u, position);

@@ -19,7 +19,7 @@ var<workgroup> totals: array<vec2f, headTile>; // sums of weights, without the v
 fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
   let at = token * constants.queryStride + constants.queryOffset + head * headDim;
   var values: vec4f;
-  for (var i = 0u; i < 4u; i++) {
+  for (var i = 0u; i < 4u; i++) { // unrolled
     let d = column * 4u + i;
     values[i] = args.scale * rotate(query[at + d], query[at + rotaryPartner(d, constants.rotaryHalf)], d, position, constants.rotaryHalf);
   }
@@ -81,7 +81,7 @@ fn joinedOutputs(column: u32, weights: f32) -> vec4f {
   if (codeOffset != 0.0) {
     result += codeOffset * weights;
   }
-  for (var c = 0u; c < crews; c++) {
+  for (var c = 0u; c < crews; c++) { // unrolled
     result += partOf(c, column);
   }
   result *= valueFactor;

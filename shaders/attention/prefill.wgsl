@@ -73,7 +73,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   if (codeOffset != 0.0) {
     for (var row = local; row < rowTile; row += invocations) {
       var total = vec4f(0.0);
-      for (var c = 0u; c < columns; c++) {
+      for (var c = 0u; c < columns; c++) { // unrolled
         total += queries[row / rowGroups][row % rowGroups][c];
       }
       querySums[row] = codeOffset * (total.x + total.y + total.z + total.w);

@@ -16,7 +16,7 @@ var<workgroup> scales: array<vec2f, scaleSlots>; // of a key and its value
 fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
   let at = token * constants.queryStride + constants.queryOffset + head * headDim;
   var values: vec4f;
-  for (var i = 0u; i < 4u; i++) {
+  for (var i = 0u; i < 4u; i++) { // unrolled
     let d = column * 4u + i;
     values[i] = rotate(query[at + d], query[at + rotaryPartner(d, constants.rotaryHalf)], d, position, constants.rotaryHalf);
   }

@@ -11,8 +11,8 @@ const invocations = teams * lanes;
 const partStride = lanes + 1u; // odd steps keep the banks of workgroup memory apart
 const squaresPerThread = (rowTile + teams - 1u) / teams;
 
-var<workgroup> parts: array<f32, rowTile * columns * partStride>; // [row][column][lane]
-var<workgroup> squares: array<f32, rowTile * partStride>; // [row][lane]
+var<workgroup> parts: array<array<array<f32, partStride>, columns>, rowTile>; // [row][column][lane]
+var<workgroup> squares: array<array<f32, partStride>, rowTile>; // [row][lane]
 
 // As multiplications with an addition each.
 fn addDot8(sum: f32, a: Eight, b: Eight) -> f32 {
@@ -22,8 +22,8 @@ fn addDot8(sum: f32, a: Eight, b: Eight) -> f32 {
 
 fn product(row: u32, column: u32) -> f32 {
   var sum = 0.0;
-  for (var l = 0u; l < lanes; l++) {
-    sum += parts[(row * columns + column) * partStride + l];
+  for (var l = 0u; l < lanes; l++) { // unrolled
+    sum += parts[row][column][l];
   }
   return sum;
 }
@@ -33,8 +33,8 @@ fn inverseRmsOf(row: u32) -> f32 {
     return 1.0;
   }
   var sum = 0.0;
-  for (var l = 0u; l < lanes; l++) {
-    sum += squares[row * partStride + l];
+  for (var l = 0u; l < lanes; l++) { // unrolled
+    sum += squares[row][l];
   }
   return inverseRms(sum);
 }
@@ -108,13 +108,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) grid: 
 
   for (var r = 0u; r < rowTile; r++) { // unrolled
     for (var j = 0u; j < columnsPerThread; j++) { // unrolled
-      parts[(r * columns + team * columnsPerThread + j) * partStride + lane] = sums[r * columnsPerThread + j];
+      parts[r][team * columnsPerThread + j][lane] = sums[r * columnsPerThread + j];
     }
   }
   if (normalized) {
     for (var n = 0u; n < squaresPerThread; n++) { // unrolled
       if (team + n * teams < rowTile) {
-        squares[(team + n * teams) * partStride + lane] = sumsOfSquares[n];
+        squares[team + n * teams][lane] = sumsOfSquares[n];
       }
     }
   }

@@ -190,6 +190,7 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
       ...appendArguments,
       numTokens: gridCount,
     },
+    unroll: true,
     workgroups: {
       x: ({ numTokens, numKvHeads, headDim }) => Math.min(appendWorkgroups(numTokens, numKvHeads, Number(headDim)), 65535),
       y: ({ numTokens, numKvHeads, headDim }) => Math.ceil(appendWorkgroups(numTokens, numKvHeads, Number(headDim)) / 65535),
