@@ -54,6 +54,29 @@ function tiles(one = shape) {
   return { decode: space.decode[3], prefill: space.prefill[3] };
 }
 
+describe('products in f16', () => {
+  const on = { shaderF16: true, subgroups: true, timestampQuery: false, subgroupMatrices: false };
+  const halvesOf = (one: Gpu, dtype: AttentionShape['dtype'], options = {}) =>
+    chooseKernels(one, { ...shape, dtype }, options).decode.halves;
+
+  it('serve 8-bit codes where the device has shader-f16', () => {
+    expect((['f32', 'f16', 'int8', 'fp8_e4m3', 'fp8_e5m2'] as const).map((dtype) => halvesOf({ ...gpu, features: on }, dtype))).toEqual([
+      ...[false, false],
+      ...[true, true, true],
+    ]);
+    expect(halvesOf(gpu, 'int8')).toBe(false);
+  });
+
+  it('are left out on request, also when tuning, and where a CPU computes', () => {
+    const device = { ...gpu, features: on };
+    expect(halvesOf(device, 'int8', { shaderF16: false })).toBe(false);
+    const space = (options = {}) => tileSpace(device, { ...shape, dtype: 'int8' }, options).decode.map(({ halves }) => halves);
+    expect(new Set(space())).toEqual(new Set([true]));
+    expect(new Set(space({ shaderF16: false }))).toEqual(new Set([false]));
+    expect(halvesOf({ ...device, adapter: { ...gpu.adapter, software: true } }, 'int8')).toBe(false);
+  });
+});
+
 describe('a tuning', () => {
   it('of this shape is taken, after a way through JSON too', () => {
     const splits = [{ sequences: 4, keys: 1024, targetWorkgroups: 1024, minSegmentKeys: 64 }];
