@@ -16,7 +16,7 @@ export interface AdapterDefaults extends Required<Split> {
 const shipped: readonly (AdapterDefaults & { readonly adapter: RegExp })[] = [
   { adapter: /swiftshader/i, maxInvocations: 8, targetWorkgroups: 512, minSegmentKeys: 256, unsplitKeys: 256, leastWorkgroups: 0 },
   { adapter: /\bsoftware$/, maxInvocations: 64, targetWorkgroups: 512, minSegmentKeys: 256, unsplitKeys: 256, leastWorkgroups: 0 },
-  { adapter: /^/, maxInvocations: 256, targetWorkgroups: 512, minSegmentKeys: 128, unsplitKeys: 256, leastWorkgroups: 128 },
+  { adapter: /^/, maxInvocations: 256, targetWorkgroups: 512, minSegmentKeys: 128, unsplitKeys: 256, leastWorkgroups: 256 },
 ];
 
 export function adapterDefaults({ vendor, architecture, device, description, software }: AdapterDescription): AdapterDefaults {

@@ -197,7 +197,7 @@ it('splits to try are the default and such as cut differently', () => {
   const space = splitSpace(shape, choice, { sequences: 1, tokens: 1, keys: 2048 });
   // By parts of 128 keys there would be 32 workgroups.
   expect(space[0]).toEqual({ targetWorkgroups: 512, minSegmentKeys: 64 });
-  expect(splitSpace(shape, choice, { sequences: 1, tokens: 1, keys: 8192 })[0]).toEqual({ targetWorkgroups: 512, minSegmentKeys: 128 });
+  expect(splitSpace(shape, choice, { sequences: 1, tokens: 1, keys: 16384 })[0]).toEqual({ targetWorkgroups: 512, minSegmentKeys: 128 });
   expect(space.map(({ minSegmentKeys }) => minSegmentKeys)).toEqual(expect.arrayContaining([128, 256, 512]));
   expect(splitSpace(shape, choice, { sequences: 1, tokens: 1, keys: 32 })).toHaveLength(1);
 });

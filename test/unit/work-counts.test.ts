@@ -199,9 +199,9 @@ const layers: readonly Layer[] = [
       writes: 1,
       bytesWritten: 18_256,
       kernels: {
-        'update block table': { grids: { '1 1 1': 1 }, bound: 72_784 },
-        append: { grids: { '1024 1 1': 1 }, bound: 23_204_736 },
-        prefill: { grids: { '64 8 1': 1 }, bound: 46_671_252 },
+        'update block table': { grids: { '1 1 1': 1 }, bound: 73_456 },
+        append: { grids: { '1024 1 1': 1 }, bound: 23_205_408 },
+        prefill: { grids: { '64 8 1': 1 }, bound: 46_908_468 },
       },
     },
   },
