@@ -59,6 +59,7 @@ export class PagedAttention {
   readonly #options: PagedAttentionOptions;
   readonly #prefill: Prefill;
   readonly #matrices: KernelChoice['matrices'];
+  readonly #halfProducts: KernelChoice['halfProducts'];
   readonly #decodeTile: DecodeTile;
   readonly #mergeInvocations: number;
   readonly #only: KernelChoice['only'];
@@ -99,6 +100,7 @@ export class PagedAttention {
     this.#options = options;
     this.#prefill = new Prefill(cache, kernels);
     this.#matrices = kernels.matrices;
+    this.#halfProducts = kernels.halfProducts;
     this.#decodeTile = kernels.decode;
     this.#only = kernels.only;
     this.#workgroupsPerItem = workgroupsPerItem(shape, kernels.decode);
@@ -155,7 +157,7 @@ export class PagedAttention {
     const prepared = prepareModifications(modifications, queryArgumentNames);
     const pools = this.#kv.pools[layer];
     if (!pools) throw new InvalidArgumentError('layer', layer, `an integer from 0 to ${this.#kv.pools.length - 1}`);
-    const kernels = poolKernelsFor(pools.length, prepared, this.#matrices);
+    const kernels = poolKernelsFor(pools.length, prepared, this.#matrices, this.#halfProducts);
     try {
       return await this.#prepareLayer(kernels, pools, options);
     } catch (error) {

@@ -45,6 +45,15 @@ import {
   unrollsPrefillUnits,
 } from './tuning.ts';
 
+/** The part of a decode kernel that multiplies 8-bit codes in f16. */
+export interface HalfProducts {
+  /** The functions of shaders/attention/multiply-f16.wgsl. */
+  readonly wgsl: string;
+  readonly enables: readonly string[];
+}
+
+const deviceHalves: HalfProducts = { wgsl: multiplyF16Source, enables: ['f16'] };
+
 /** f32 values of a partial state: headDim outputs, m, l, and two to keep rows of 16 bytes. */
 export const partialWords = (headDim: number) => headDim + 4;
 
@@ -166,7 +175,12 @@ function appendWorkgroups(numTokens: number, numKvHeads: number, headDim: number
 const subgroupPrefill = subgroupMatrices(matrixSource);
 
 /** The kernels that read or write a pool of `poolBuffers` buffers, with a caller's modifications compiled in. */
-function definePoolKernels(poolBuffers: number, modifications: PreparedModifications, matrices: MatrixFunctions) {
+function definePoolKernels(
+  poolBuffers: number,
+  modifications: PreparedModifications,
+  matrices: MatrixFunctions,
+  halfProducts: HalfProducts,
+) {
   const written = poolArguments(poolBuffers, writeBuffer);
   const read = poolArguments(poolBuffers, readBuffer);
   const numbers = (first: number) => Array.from({ length: poolBuffers }, (_, i) => first + i);
@@ -263,7 +277,7 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
   const decodeKernel = (name: string, source: string, { subgroups = false, halves = false }) =>
     defineKernel({
       name,
-      source: [...attendSource, decodePartsSource, halves ? multiplyF16Source : multiplyF32Source, source],
+      source: [...attendSource, decodePartsSource, halves ? halfProducts.wgsl : multiplyF32Source, source],
       prelude: (selectors) => {
         const { headTile, keyThreads, keysPerThread, valueThreads, invocations } = selectors;
         const sizes = { headTile, keyThreads, keysPerThread, valueThreads, invocations };
@@ -271,7 +285,7 @@ function definePoolKernels(poolBuffers: number, modifications: PreparedModificat
         const teamSizes = { padded, laneBits: Math.floor(Math.log2(Number(keyThreads))) };
         return [attendPrelude(selectors, halves), constants({ ...sizes, ...(subgroups ? teamSizes : {}) })].join('\n');
       },
-      enables: () => [...(halves ? ['f16'] : []), ...(subgroups ? ['subgroups'] : [])],
+      enables: () => [...(halves ? halfProducts.enables : []), ...(subgroups ? ['subgroups'] : [])],
       arguments: decodeArguments,
       unroll: true,
       workgroupMemory: ({ headDim, headTile, keyThreads, keysPerThread, valueThreads, invocations, tokenScales }) =>
@@ -407,7 +421,7 @@ const codeOffset = 0.0;
 const halvesTop = ${float(top)};
 const halvesFactor = ${float(factor)};
 const valueShift = ${float(valueShift)};
-fn unpackHalves(w: PoolLoad, v: u32) -> vec4<f16> { return ${unpack}; }`;
+fn unpackHalves(w: PoolLoad, v: u32) -> Codes { return ${unpack}; }`;
 
 /** A WGSL literal. */
 const float = (value: number) => (Number.isInteger(value) ? value.toFixed(1) : String(value));
@@ -417,9 +431,14 @@ export type PoolKernels = ReturnType<typeof definePoolKernels>;
 const poolKernels = new Map<string, PoolKernels>();
 
 /** The kernels for so many pool buffers and these modifications; the same ones for the same text, so that pipelines are shared. */
-export function poolKernelsFor(poolBuffers: number, modifications = noModifications, matrices = subgroupPrefill): PoolKernels {
-  const key = JSON.stringify([poolBuffers, modifications, matrices.wgsl]);
-  const known = poolKernels.get(key) ?? definePoolKernels(poolBuffers, modifications, matrices);
+export function poolKernelsFor(
+  poolBuffers: number,
+  modifications = noModifications,
+  matrices = subgroupPrefill,
+  halfProducts = deviceHalves,
+): PoolKernels {
+  const key = JSON.stringify([poolBuffers, modifications, matrices.wgsl, halfProducts.wgsl]);
+  const known = poolKernels.get(key) ?? definePoolKernels(poolBuffers, modifications, matrices, halfProducts);
   poolKernels.set(key, known);
   return known;
 }

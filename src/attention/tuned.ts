@@ -10,7 +10,7 @@ import { hash } from '../launch/manifest.ts';
 import type { MatrixFunctions } from '../matrices.ts';
 import { version } from '../version.ts';
 import { adapterDefaults } from './adapters.ts';
-import { attentionKernels } from './kernels.ts';
+import { attentionKernels, type HalfProducts } from './kernels.ts';
 import { hasTokenScales, type KvDtype, type KvLayout, kvFormats } from './layout.ts';
 import { planPrelude, type Split } from './plan.ts';
 import {
@@ -103,6 +103,8 @@ export interface KernelChoice {
   readonly plainPrefill: PrefillTile;
   /** What computes with matrices; default: subgroups. */
   readonly matrices?: MatrixFunctions;
+  /** What multiplies in f16; default: the device. */
+  readonly halfProducts?: HalfProducts;
   /** At least one; a step takes the nearest. */
   readonly splits: readonly TunedSplit[];
   /** What holds where the buffer of partial states would be too large for `splits`: what was not tuned. */
