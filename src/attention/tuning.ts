@@ -228,8 +228,6 @@ export function chooseDecodeTile(layout: KvLayout, groupSize: number, device: De
 interface SubgroupTile extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'invocations' | 'loadWords'> {
   /** Keys in flight. */
   readonly keys: number;
-  /** Loads of a row that one invocation has, at most. */
-  readonly mostUnits: number;
 }
 
 /**
@@ -238,10 +236,10 @@ interface SubgroupTile extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 
  * 239 and e5m2 221 (a key by 8 invocations: 241, 239, 231; 2 keys in flight: 246, 243, 231). In 8 bits an invocation has 128 registers, all that it may have if
  * the workgroups of 64 sequences are to run at once; where a compiler takes more (168, as NVIDIA's does when little is changed), it is 265 to 300 us.
  */
-const codesTile: SubgroupTile = { keyThreads: 4, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2, mostUnits: 4 };
+const codesTile: SubgroupTile = { keyThreads: 4, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 };
 const subgroupTiles: Readonly<Record<KvDtype, SubgroupTile>> = {
-  f32: { keyThreads: 16, valueThreads: 16, keys: 2, invocations: 128, loadWords: 4, mostUnits: 4 },
-  f16: { keyThreads: 16, valueThreads: 16, keys: 4, invocations: 128, loadWords: 4, mostUnits: 4 },
+  f32: { keyThreads: 16, valueThreads: 16, keys: 2, invocations: 128, loadWords: 4 },
+  f16: { keyThreads: 16, valueThreads: 16, keys: 4, invocations: 128, loadWords: 4 },
   int8: codesTile,
   fp8_e4m3: codesTile,
   fp8_e5m2: codesTile,
@@ -250,7 +248,10 @@ const subgroupTiles: Readonly<Record<KvDtype, SubgroupTile>> = {
  * Of 8-bit codes that are multiplied in f16. On an H200 in Dawn, us for 64 x 4096 in int8, e4m3 and e5m2: 191, 180, 167 (in f32 219, 231, 201); with a key by 2
  * invocations 202, 202, 208 (168 registers), by 8 229, 235, 224; one key in flight 234, 245, 205, four 260, 272, 201.
  */
-const halvesTile: SubgroupTile = { keyThreads: 4, valueThreads: 16, keys: 2, invocations: 128, loadWords: 2, mostUnits: 4 };
+const halvesTile: SubgroupTile = { ...codesTile, keys: 2 };
+
+/** Loads of a row that one invocation has, at most. */
+const mostUnits = 4;
 
 /** Which invocations share a row, by which loads, and most of the keys in flight and of the invocations. */
 interface RowThreads extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'loadWords' | 'subgroups' | 'halves'> {
@@ -268,8 +269,8 @@ function chooseRowThreads(layout: KvLayout, { maxInvocations, subgroupSize, shad
   const words = Math.min(best.loadWords, loadWords(layout));
   const units = rowBytes(layout) / (4 * words);
   const widest = Math.min(units & -units, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize);
-  const keyThreads = Math.min(widest, Math.max(best.keyThreads, 2 ** Math.ceil(Math.log2(units / best.mostUnits))));
-  if (keyThreads >= 4 && units <= best.mostUnits * keyThreads) {
+  const keyThreads = Math.min(widest, Math.max(best.keyThreads, 2 ** Math.ceil(Math.log2(units / mostUnits))));
+  if (keyThreads >= 4 && units <= mostUnits * keyThreads) {
     const valueThreads = Math.min(widest, Math.max(best.valueThreads, keyThreads));
     const most = Math.max(valueThreads, Math.min(maxInvocations, best.invocations));
     return { keyThreads, valueThreads, loadWords: words, subgroups: true, halves, mostKeys: isGpu ? best.keys : 2, most };
