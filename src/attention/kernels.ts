@@ -21,21 +21,11 @@ import stateSource from '../../shaders/attention/state.wgsl' with { type: 'text'
 import tileSource from '../../shaders/attention/tile.wgsl' with { type: 'text' };
 import updateSource from '../../shaders/attention/update.wgsl' with { type: 'text' };
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
-import {
-  type AnyKernel,
-  type ArgumentDeclarations,
-  defineKernel,
-  frozen,
-  gridCount,
-  perCall,
-  readBuffer,
-  type ScalarType,
-  writeBuffer,
-} from '../launch/kernel.ts';
+import { type AnyKernel, defineKernel, frozen, gridCount, perCall, readBuffer, type ScalarType, writeBuffer } from '../launch/kernel.ts';
 import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
-import { type KvDtype, kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
+import { argumentStruct, constants, formatOf, poolPrelude, unitFunctions, unitsOf } from './prelude.ts';
 import {
   decodeMemory,
   matrixPrefillMemory,
@@ -45,46 +35,13 @@ import {
   unrollsPrefillUnits,
 } from './tuning.ts';
 
-/** The part of a decode kernel that multiplies 8-bit codes in f16. */
-export interface HalfProducts {
-  /** The functions of shaders/attention/multiply-f16.wgsl. */
-  readonly wgsl: string;
-  readonly enables: readonly string[];
-}
+/** The part of a decode kernel that multiplies 8-bit codes in f16: the functions of shaders/attention/multiply-f16.wgsl. */
+export type HalfProducts = Pick<MatrixFunctions, 'wgsl' | 'enables'>;
 
 const deviceHalves: HalfProducts = { wgsl: multiplyF16Source, enables: ['f16'] };
 
 /** f32 values of a partial state: headDim outputs, m, l, and two to keep rows of 16 bytes. */
 export const partialWords = (headDim: number) => headDim + 4;
-
-/** `name = value` pairs as WGSL constants. */
-function constants(values: Readonly<Record<string, number | boolean | string>>): string {
-  return Object.entries(values)
-    .map(([name, value]) => `const ${name} = ${value}${typeof value === 'boolean' || value === 'true' || value === 'false' ? '' : 'u'};`)
-    .join('\n');
-}
-
-/** The struct `Arguments`, from the per-call values of a declaration. */
-function argumentStruct(declarations: ArgumentDeclarations): string {
-  const fields = Object.entries(declarations).flatMap(([name, d]) => (d.class === 'perCall' ? [`  ${name}: ${d.type},`] : []));
-  return `struct Arguments {\n${fields.join('\n')}\n}`;
-}
-
-/** Bindings of a pool of several buffers, and functions that choose among them. */
-function poolPrelude(bindings: readonly number[], access: 'read' | 'read_write', element: string): string {
-  const declarations = [
-    `const poolBuffers = ${bindings.length}u;`,
-    ...bindings.map((binding, i) => `@group(0) @binding(${binding}) var<storage, ${access}> pool${i}: array<${element}>;`),
-  ];
-  const choose = (statement: (i: number) => string) =>
-    bindings.length === 1
-      ? `  ${statement(0)}`
-      : `  switch (buffer) {\n${bindings.map((_, i) => `    ${i === 0 ? 'default' : `case ${i}u`}: { ${statement(i)} }`).join('\n')}\n  }`;
-  const read = (name: string) => `fn ${name}(buffer: u32, at: u32) -> ${element} {\n${choose((i) => `return pool${i}[at];`)}\n}`;
-  if (access === 'read') return [...declarations, read('poolLoad')].join('\n');
-  const store = `fn poolStore(buffer: u32, at: u32, value: u32) {\n${choose((i) => `pool${i}[at] = value;`)}\n}`;
-  return [...declarations, read('poolRead'), store].join('\n');
-}
 
 /** The first pool buffer goes by the name that types know; the others are there at run time alone. */
 function poolArguments<const B extends typeof readBuffer | typeof writeBuffer>(count: number, buffer: B) {
@@ -390,41 +347,6 @@ function definePoolKernels(
 
   return { append, copy, decode, decodeHalves, decodeTeams, decodeTeamsHalves, prefill, matrixPrefill };
 }
-
-const formatOf = (kvDtype: number) => Object.values(kvFormats)[kvDtype];
-
-/** A unit is what one load brings: vectors of four values. A row has so many. */
-function unitsOf(headDim: number, kvDtype: number, loadWords: number): { readonly units: number; readonly unitVectors: number } {
-  const unitVectors = loadWords / formatOf(kvDtype).bytes;
-  return { units: headDim / (4 * unitVectors), unitVectors };
-}
-
-/** @param halves codes are to be unpacked as f16: then they have no offset */
-function unitFunctions(kvDtype: number, loadWords: number, halves: boolean): string {
-  const format = formatOf(kvDtype);
-  const vectors = loadWords / format.bytes;
-  return `
-alias PoolLoad = vec${loadWords}<u32>;
-const unit = ${4 * vectors}u;
-const unitVectors = ${vectors}u;
-${halves && format.halves ? unpackHalves(format.halves) : unpackVector(format)}
-fn scalePair(w: PoolLoad, at: u32) -> vec2<u32> { return ${loadWords === 4 ? 'select(w.xy, w.zw, at == 2u)' : 'w'}; }`;
-}
-
-const unpackVector = ({ unpack, factor, offset }: (typeof kvFormats)[KvDtype]) => `
-const codeFactor = ${float(factor)};
-const codeOffset = ${float(offset)};
-fn unpackVector(w: PoolLoad, v: u32) -> vec4f { return ${unpack}; }`;
-
-const unpackHalves = ({ unpack, top, factor, valueShift }: NonNullable<(typeof kvFormats)[KvDtype]['halves']>) => `
-const codeOffset = 0.0;
-const halvesTop = ${float(top)};
-const halvesFactor = ${float(factor)};
-const valueShift = ${float(valueShift)};
-fn unpackHalves(w: PoolLoad, v: u32) -> Codes { return ${unpack}; }`;
-
-/** A WGSL literal. */
-const float = (value: number) => (Number.isInteger(value) ? value.toFixed(1) : String(value));
 
 export type PoolKernels = ReturnType<typeof definePoolKernels>;
 

@@ -12,7 +12,7 @@ export type KvDtype = 'f32' | 'f16' | 'int8' | 'fp8_e4m3' | 'fp8_e5m2';
  */
 export type KvScales = 'token' | 'tensor';
 
-interface KvFormat {
+export interface KvFormat {
   /** The WGSL constant of shaders/attention/blocks.wgsl. */
   readonly code: number;
   readonly bytes: number;
