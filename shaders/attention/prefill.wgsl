@@ -3,7 +3,7 @@
 //
 // Keys go by in tiles of keyTile through workgroup memory, keys first and then, in their place, values, as they are stored: reading workgroup
 // memory is what limits the products on a GPU, and half the bytes are read in half the time. Both products are blocked in registers:
-// scores in blocks of rowsPerThread x keysPerThread, outputs in blocks of outputRows x outputUnits. Neighbouring rows lie one vector apart from
+// scores in blocks of rowsPerThread x keysPerThread, outputs in blocks of outputRows x outputVectors columns. Neighbouring rows lie one vector apart from
 // a power of two, which keeps the banks of workgroup memory apart. The next keys or values are on their way while a product is worked out.
 // Four barriers per tile. Keys that no row of the tile sees are not read: they may have no block any more.
 
@@ -13,19 +13,18 @@ const groupSteps = keyGroups / groupsAtOnce;
 const invocations = rowGroups * keyGroups;
 const columns = headDim / 4u;
 const queryStride = columns + 1u;
-const rowStride = units + 1u;
+const tileStride = columns + unitVectors;
 const tileLoads = (keyTile * units + invocations - 1u) / invocations;
 const loadsAhead = min(tileLoads, max(1u, min(8u, invocations / 16u))); // a CPU has no use for more, and takes long to compile them
 const outputRows = rowTile / outputRowGroups;
 const columnGroups = invocations / outputRowGroups;
-const outputUnits = (units + columnGroups - 1u) / columnGroups;
-const outputVectors = outputUnits * unitVectors;
+const outputVectors = (columns + columnGroups - 1u) / columnGroups;
 
 // Arrays of arrays, so that indices which are constants cost nothing: a check of bounds, in compilers that check, is of the others alone.
 var<workgroup> queries: array<array<array<vec4f, queryStride>, rowGroups>, rowsPerThread>; // [row / rowGroups][row % rowGroups]
 var<workgroup> querySums: array<f32, rowTile>; // where codes have an offset
 // The tile's keys, then its values: [key / keyGroups], then a key of that group, by as many as outputs take at once.
-var<workgroup> tileRows: array<array<array<array<PoolLoad, rowStride>, groupsAtOnce>, groupSteps>, keysPerThread>;
+var<workgroup> tileRows: array<array<array<array<Column, tileStride>, groupsAtOnce>, groupSteps>, keysPerThread>;
 var<workgroup> weights: array<array<array<Weights, groupsAtOnce>, groupSteps>, rowTile>; // of keys g, g + keyGroups, ... of a tile, with the values' scales
 var<workgroup> maxima: array<atomic<u32>, rowTile>;
 var<workgroup> factors: array<f32, rowTile>;
@@ -35,7 +34,9 @@ fn keepLoad(loaded: PoolLoad, n: u32, local: u32) {
   if (i < keyTile * units) {
     let key = i / units;
     let group = key % keyGroups;
-    tileRows[key / keyGroups][group / groupsAtOnce][group % groupsAtOnce][i % units] = loaded;
+    for (var v = 0u; v < unitVectors; v++) { // unrolled
+      tileRows[key / keyGroups][group / groupsAtOnce][group % groupsAtOnce][i % units * unitVectors + v] = columnOf(loaded, v);
+    }
   }
 }
 
@@ -143,17 +144,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       scores[i] = 0.0;
     }
     for (var u = 0u; u < units; u++) { // unrolled if unrollUnits
-      var raw: array<PoolLoad, keysPerThread>;
-      for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        raw[j] = tileRows[j][keyGroup / groupsAtOnce][keyGroup % groupsAtOnce][u];
-      }
       for (var v = 0u; v < unitVectors; v++) { // unrolled
         var q: array<vec4f, rowsPerThread>;
         for (var i = 0u; i < rowsPerThread; i++) { // unrolled
           q[i] = queries[i][rowGroup][u * unitVectors + v];
         }
         for (var j = 0u; j < keysPerThread; j++) { // unrolled
-          let k = unpackVector(raw[j], v);
+          let k = unpackColumn(tileRows[j][keyGroup / groupsAtOnce][keyGroup % groupsAtOnce][u * unitVectors + v]);
           for (var i = 0u; i < rowsPerThread; i++) { // unrolled
             scores[i * keysPerThread + j] = k.w * q[i].w + (k.z * q[i].z + (k.y * q[i].y + (k.x * q[i].x + scores[i * keysPerThread + j])));
           }
@@ -250,13 +247,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
           p[i] = weights[outputRow + i * outputRowGroups][step][n];
         }
         for (var j = 0u; j < keysPerThread; j++) { // unrolled
-          for (var u = 0u; u < outputUnits; u++) { // unrolled
-            let raw = tileRows[j][step][n][min(columnGroup + u * columnGroups, units - 1u)];
-            for (var v = 0u; v < unitVectors; v++) { // unrolled
-              let value = unpackVector(raw, v);
-              for (var i = 0u; i < outputRows; i++) { // unrolled
-                accumulated[(i * outputUnits + u) * unitVectors + v] += p[i][j] * value;
-              }
+          for (var c = 0u; c < outputVectors; c++) { // unrolled
+            let value = unpackColumn(tileRows[j][step][n][min(columnGroup + c * columnGroups, columns - 1u)]);
+            for (var i = 0u; i < outputRows; i++) { // unrolled
+              accumulated[i * outputVectors + c] += p[i][j] * value;
             }
           }
         }
@@ -286,16 +280,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         total += weights[row][g / groupsAtOnce][g % groupsAtOnce].xy;
       }
       let highest = fromOrderedBits(atomicLoad(&maxima[row]));
-      for (var u = 0u; u < outputUnits; u++) { // unrolled
-        let at = columnGroup + u * columnGroups;
-        for (var v = 0u; v < unitVectors; v++) { // unrolled
-          if (at < units) {
-            var values = codeFactor * (accumulated[(i * outputUnits + u) * unitVectors + v] + codeOffset * total.y);
-            if (kvDtype >= kvInt8 && !tokenScales) {
-              values *= constants.valueScale;
-            }
-            storeColumns(spans[t], segment, firstToken + t, firstHead + row % headTile, at * unitVectors + v, values, highest, total.x);
+      for (var c = 0u; c < outputVectors; c++) { // unrolled
+        let column = columnGroup + c * columnGroups;
+        if (column < columns) {
+          var values = codeFactor * (accumulated[i * outputVectors + c] + codeOffset * total.y);
+          if (kvDtype >= kvInt8 && !tokenScales) {
+            values *= constants.valueScale;
           }
+          storeColumns(spans[t], segment, firstToken + t, firstHead + row % headTile, column, values, highest, total.x);
         }
       }
     }

@@ -25,7 +25,7 @@ import { type AnyKernel, defineKernel, frozen, gridCount, perCall, readBuffer, t
 import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
-import { argumentStruct, constants, formatOf, poolPrelude, unitFunctions, unitsOf } from './prelude.ts';
+import { argumentStruct, columnFunctions, constants, formatOf, poolPrelude, unitFunctions } from './prelude.ts';
 import {
   decodeMemory,
   matrixPrefillMemory,
@@ -275,13 +275,12 @@ function definePoolKernels(
     source: [...attendSource, tileSource, prefillSource],
     prelude: (selectors) => {
       const { headDim, kvDtype, loadWords, headTile, rowTile, keyTile, rowsPerThread, keysPerThread } = selectors;
-      const { units, unitVectors } = unitsOf(Number(headDim), Number(kvDtype), Number(loadWords));
       const [rows, keys, rowBlock, keyBlock] = [rowTile, keyTile, rowsPerThread, keysPerThread].map(Number);
       const blocks = { rowTile: rows, keyTile: keys, rowsPerThread: rowBlock, keysPerThread: keyBlock };
-      const outputRowGroups = prefillOutputRowGroups(blocks, units, unitVectors);
+      const outputRowGroups = prefillOutputRowGroups(blocks, Number(headDim));
       const { bytes } = formatOf(Number(kvDtype));
       const loops = { unrollUnits: unrollsPrefillUnits(blocks, bytes), groupsAtOnce: prefillGroupsAtOnce(blocks, bytes) };
-      const types = `alias Weights = vec${keysPerThread}f;`;
+      const types = `alias Weights = vec${keysPerThread}f;${columnFunctions(Number(kvDtype), Number(loadWords))}`;
       return [attendPrelude(selectors), constants({ headTile, ...blocks, outputRowGroups, ...loops }), types].join('\n');
     },
     arguments: {

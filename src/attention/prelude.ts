@@ -52,6 +52,18 @@ ${halves && format.halves ? unpackHalves(format.halves) : unpackVector(format)}
 fn scalePair(w: PoolLoad, at: u32) -> vec2<u32> { return ${loadWords === 4 ? 'select(w.xy, w.zw, at == 2u)' : 'w'}; }`;
 }
 
+/** A column is four values of a row, as it is stored, and a load has unitVectors of them. */
+export function columnFunctions(kvDtype: number, loadWords: number): string {
+  const { bytes } = formatOf(kvDtype);
+  const words = Array.from({ length: bytes }, (_, i) => `w[${bytes}u * v + ${i}u]`);
+  return `
+alias Column = ${bytes === 1 ? 'u32' : `vec${bytes}<u32>`};
+fn columnOf(w: PoolLoad, v: u32) -> Column { return Column(${words.join(', ')}); }
+fn unpackColumn(column: Column) -> vec4f { return unpackVector(PoolLoad(${Array(loadWords / bytes)
+    .fill('column')
+    .join(', ')}), 0u); }`;
+}
+
 const unpackVector = ({ unpack, factor, offset }: KvFormat) => `
 const codeFactor = ${float(factor)};
 const codeOffset = ${float(offset)};

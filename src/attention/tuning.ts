@@ -89,11 +89,14 @@ export function matrixPrefillMemory(
   return words.reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 16 * vectors);
 }
 
-/** How the invocations of a prefill workgroup share the outputs: in so many groups of rows. About eight values of a row each, or one load of them. */
-export function prefillOutputRowGroups(tile: PrefillBlocks, units: number, unitVectors: number): number {
+/**
+ * How the invocations of a prefill workgroup share the outputs: in so many groups of rows, four values of a row each. The more rows an invocation has, the
+ * fewer values it unpacks.
+ */
+export function prefillOutputRowGroups(tile: PrefillBlocks, headDim: number): number {
   const invocations = prefillInvocations(tile);
-  const columnGroups = 2 ** Math.floor(Math.log2(Math.max(1, units / Math.max(1, 2 / unitVectors))));
-  return Math.min(tile.rowTile, Math.max(1, invocations / Math.min(invocations, columnGroups)));
+  const columnGroups = 2 ** Math.floor(Math.log2(headDim / 4));
+  return Math.min(tile.rowTile, Math.max(1, invocations / columnGroups));
 }
 
 /**
