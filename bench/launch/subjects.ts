@@ -78,8 +78,9 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKe
       groupSize: 1,
       ...tile,
     },
-    ...{ query: buffer(4096), pool0: buffer(1024), constants: buffer(256), blockTable, plan, rotary, output: buffer(256), partials },
-    ...{ scale: 1, softcap: 0, window: 0, keepFirst: 0, numItems: 1 },
+    ...{ query: buffer(4096), pool0: buffer(1024), layerData: buffer(256), blockTable, plan, rotary, output: buffer(256), partials },
+    ...{ scale: 1, softcap: 0, window: 0, keepFirst: 0, queryStride: 8, queryOffset: 0, rotaryHalf: 0, tableStride: 1 },
+    ...{ keyScale: 1, valueScale: 1, alibi: 0, sinks: 0, logSumExp: 0, numItems: 1 },
   }));
   return {
     name: 'decode',
@@ -94,8 +95,17 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKe
       f32[at + 1] = args.softcap;
       u32[at + 2] = args.window;
       u32[at + 3] = args.keepFirst;
+      u32[at + 4] = args.queryStride;
+      u32[at + 5] = args.queryOffset;
+      u32[at + 6] = args.rotaryHalf;
+      u32[at + 7] = args.tableStride;
+      f32[at + 8] = args.keyScale;
+      f32[at + 9] = args.valueScale;
+      u32[at + 10] = args.alibi;
+      u32[at + 11] = args.sinks;
+      u32[at + 12] = args.logSumExp;
     },
-    constants: '1.0, 0.0, 0u, 0u',
+    constants: '1.0, 0.0, 0u, 0u, 8u, 0u, 0u, 1u, 1.0, 1.0, 0u, 0u, 0u',
     destroy,
   };
 }

@@ -15,24 +15,13 @@ const rawLoads = keysPerThread * keyUnits; // of keys, and of values as many
 
 var<workgroup> totals: array<vec2f, headTile>; // sums of weights, without the values' scales and with them
 
-// Columns [4 * column, 4 * column + 4) of a query, turned and scaled.
-fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
-  let at = token * constants.queryStride + constants.queryOffset + head * headDim;
-  var values: vec4f;
-  for (var i = 0u; i < 4u; i++) { // unrolled
-    let d = column * 4u + i;
-    values[i] = args.scale * rotate(query[at + d], query[at + rotaryPartner(d, constants.rotaryHalf)], d, position, constants.rotaryHalf);
-  }
-  return values;
-}
-
 // The score, from the product of a head's query with a key's codes.
 fn scaledScore(product: f32, g: u32, keyScale: f32) -> f32 {
   var score = wholeProduct(product, g);
   if (tokenScales) {
     score *= keyFactor * keyScale;
   } else if (kvDtype >= kvInt8) {
-    score *= keyFactor * constants.keyScale;
+    score *= keyFactor * args.keyScale;
   }
   return score;
 }
@@ -86,7 +75,7 @@ fn joinedOutputs(column: u32, weights: f32) -> vec4f {
   }
   result *= valueFactor;
   if (kvDtype >= kvInt8 && !tokenScales) {
-    result *= constants.valueScale;
+    result *= args.valueScale;
   }
   return result;
 }

@@ -40,13 +40,12 @@ fn main(
 ) {
   let item = plan[DECODE_ITEMS] + workgroup.y * ITEM_WORDS;
   let token = plan[item + ITEM_TOKEN];
-  let tableStart = plan[item + ITEM_TABLE_ROW] * constants.tableStride;
+  let tableStart = plan[item + ITEM_TABLE_ROW] * args.tableStride;
   let keyEnd = plan[item + ITEM_KEY_END];
   let segment = plan[item + ITEM_SEGMENT];
   let span = loadSpan(token);
   let position = plan[plan[POSITIONS] + token];
   let kvHead = workgroup.x;
-  alibi = constants.alibi;
   let firstHead = kvHead * groupSize + workgroup.z * headTile;
   let heads = min(headTile, groupSize - workgroup.z * headTile); // the last tile of a group may have spare rows
   let team = local / keyThreads;

@@ -1,21 +1,24 @@
-// What the attention kernels read beside the pool.
-
-// What stays the same in a layer.
-struct Constants {
-  queryStride: u32, // f32 values from one token's queries to the next's
-  queryOffset: u32,
-  rotaryHalf: u32,
-  tableStride: u32, // block-table entries of one sequence
-  keyScale: f32, // a stored key times this is the key, where tokens have no scale of their own
-  valueScale: f32,
-  alibi: u32, // see score.wgsl
-  sinks: u32,
-  logSumExp: u32, // where in `partials` rows leave their log-sum-exp; 0: nowhere
-  values: array<f32>, // a slope for each head, a sink logit for each head, the data of the caller's modifications
-}
+// What the attention kernels read beside the pool. `args` has, too, what stays the same in a layer: it is at hand at once, where memory would be
+// waited for.
+//   queryStride   f32 values from one token's queries to the next's; queryOffset: where a token's begin
+//   tableStride   block-table entries of one sequence
+//   keyScale      a stored key times this is the key, and valueScale the same of values, where tokens have no scale of their own
+//   logSumExp     where in `partials` rows leave their log-sum-exp; 0: nowhere
 
 @group(0) @binding(0) var<storage, read> query: array<f32>;
 @group(0) @binding(1) var<storage, read> blockTable: array<u32>;
 @group(0) @binding(2) var<storage, read> plan: array<u32>;
 @group(0) @binding(3) var<storage, read> rotary: array<vec2f>;
-@group(0) @binding(4) var<storage, read> constants: Constants;
+@group(0) @binding(4) var<storage, read> layerData: array<f32>; // a slope for each head, a sink logit for each, the data of the caller's modifications
+
+// Values [4 * column, 4 * column + 4) of a query, turned to its position.
+fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
+  let at = token * args.queryStride + args.queryOffset + head * headDim;
+  let d = 4u * column + vec4<u32>(0u, 1u, 2u, 3u);
+  let own = vec4f(query[at + d.x], query[at + d.y], query[at + d.z], query[at + d.w]);
+  if (args.rotaryHalf == 0u) {
+    return own;
+  }
+  let across = at + rotaryPartners(d, args.rotaryHalf);
+  return rotate(own, vec4f(query[across.x], query[across.y], query[across.z], query[across.w]), d, position, args.rotaryHalf);
+}

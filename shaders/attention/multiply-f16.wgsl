@@ -38,7 +38,7 @@ fn loadQueries(token: u32, firstHead: u32, heads: u32, position: u32, local: u32
     let head = i / columns;
     unrounded[n] = vec4f(0.0);
     if (head < heads) {
-      unrounded[n] = loadQuery(token, firstHead + head, i % columns, position);
+      unrounded[n] = args.scale * loadQuery(token, firstHead + head, i % columns, position);
       let magnitudes = abs(unrounded[n]);
       atomicMax(&largest[head], bitcast<u32>(max(max(magnitudes.x, magnitudes.y), max(magnitudes.z, magnitudes.w))));
     }

@@ -24,7 +24,7 @@ fn loadQueries(token: u32, firstHead: u32, heads: u32, position: u32, local: u32
     let head = i / columns;
     queries[i] = vec4f(0.0);
     if (head < heads) {
-      queries[i] = loadQuery(token, firstHead + head, i % columns, position);
+      queries[i] = args.scale * loadQuery(token, firstHead + head, i % columns, position);
     }
   }
 }

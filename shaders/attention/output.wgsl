@@ -9,8 +9,8 @@ fn storeColumns(span: Span, segment: u32, token: u32, head: u32, column: u32, ac
   let values = accumulated * select(1.0 / sum, 0.0, sum == 0.0);
   if (segment == NO_PARTIAL) {
     output[(token * numHeads + head) * (headDim / 4u) + column] = values;
-    if (column == 0u && constants.logSumExp != 0u) {
-      partials[constants.logSumExp + token * numHeads + head] = logSumExp(maximum, sum);
+    if (column == 0u && args.logSumExp != 0u) {
+      partials[args.logSumExp + token * numHeads + head] = logSumExp(maximum, sum);
     }
     return;
   }

@@ -64,7 +64,7 @@ fn keepLoad(which: u32, turn: u32, loaded: PoolLoad, n: u32, local: u32) {
     staged[at] = loaded;
     return;
   }
-  var scale = select(constants.keyScale, constants.valueScale, which == 1u);
+  var scale = select(args.keyScale, args.valueScale, which == 1u);
   if (tokenScales) {
     scale = scales[turn * keyTile + i / units][which];
   }
@@ -106,11 +106,10 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
   let item = plan[PREFILL_ITEMS] + workgroup.x * ITEM_WORDS;
   let firstToken = plan[item + ITEM_TOKEN];
   let tokens = plan[item + ITEM_TOKENS];
-  let tableStart = plan[item + ITEM_TABLE_ROW] * constants.tableStride;
+  let tableStart = plan[item + ITEM_TABLE_ROW] * args.tableStride;
   let keyEnd = plan[item + ITEM_KEY_END];
   let segment = plan[item + ITEM_SEGMENT];
   let kvHead = workgroup.y;
-  alibi = constants.alibi;
   let firstHead = kvHead * groupSize + workgroup.z * headTile;
   let heads = min(headTile, groupSize - workgroup.z * headTile);
   let columnGroup = subgroup % columnGroups;

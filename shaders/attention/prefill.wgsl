@@ -16,6 +16,8 @@ const queryStride = columns + 1u;
 const tileStride = columns + unitVectors;
 const tileLoads = (keyTile * units + invocations - 1u) / invocations;
 const loadsAhead = min(tileLoads, max(1u, min(8u, invocations / 16u))); // a CPU has no use for more, and takes long to compile them
+const queryLoads = (rowTile * columns + invocations - 1u) / invocations;
+const queriesAtOnce = min(queryLoads, max(1u, min(4u, invocations / 32u)));
 const outputRows = rowTile / outputRowGroups;
 const columnGroups = invocations / outputRowGroups;
 const outputVectors = (columns + columnGroups - 1u) / columnGroups;
@@ -45,23 +47,30 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   let item = plan[PREFILL_ITEMS] + workgroup.x * ITEM_WORDS;
   let firstToken = plan[item + ITEM_TOKEN];
   let tokens = plan[item + ITEM_TOKENS];
-  let tableStart = plan[item + ITEM_TABLE_ROW] * constants.tableStride;
+  let tableStart = plan[item + ITEM_TABLE_ROW] * args.tableStride;
   let keyEnd = plan[item + ITEM_KEY_END];
   let segment = plan[item + ITEM_SEGMENT];
   let kvHead = workgroup.y;
-  alibi = constants.alibi;
   let firstHead = kvHead * groupSize + workgroup.z * headTile;
   let heads = min(headTile, groupSize - workgroup.z * headTile);
+  let positions = plan[POSITIONS];
+  let bounds = findBounds(firstToken, tokens, keyEnd);
 
-  for (var i = local; i < rowTile * columns; i += invocations) {
-    let row = i / columns;
-    let t = row / headTile;
-    var four = vec4f(0.0);
-    if (t < tokens && row % headTile < heads) {
-      let position = plan[plan[POSITIONS] + firstToken + t];
-      four = args.scale * loadQuery(firstToken + t, firstHead + row % headTile, i % columns, position);
+  for (var step = 0u; step < queryLoads; step += queriesAtOnce) {
+    var fours: array<vec4f, queriesAtOnce>;
+    for (var n = 0u; n < queriesAtOnce; n++) { // unrolled
+      let i = (step + n) * invocations + local;
+      let row = i / columns;
+      let token = firstToken + min(row / headTile, tokens - 1u); // spare rows are loaded, too: no branch makes loads wait for one another
+      let four = loadQuery(token, firstHead + min(row % headTile, heads - 1u), i % columns, plan[positions + token]);
+      fours[n] = select(vec4f(0.0), args.scale * four, row / headTile < tokens && row % headTile < heads);
     }
-    queries[row / rowGroups][row % rowGroups][i % columns] = four;
+    for (var n = 0u; n < queriesAtOnce; n++) { // unrolled
+      let i = (step + n) * invocations + local;
+      if (i < rowTile * columns) {
+        queries[i / columns / rowGroups][i / columns % rowGroups][i % columns] = fours[n];
+      }
+    }
   }
   for (var row = local; row < rowTile; row += invocations) {
     let head = row % headTile;
@@ -80,7 +89,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       querySums[row] = codeOffset * (total.x + total.y + total.z + total.w);
     }
   }
-  let bounds = findBounds(firstToken, tokens, keyEnd);
   let plainScores = hasPlainScores();
 
   // As the first product has it: rows rowGroup, rowGroup + rowGroups, ... and keys keyGroup, keyGroup + keyGroups, ...
@@ -167,7 +175,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         keyScale[j] = codeFactor * both.x;
         valueScale[j] = both.y;
       } else if (kvDtype >= kvInt8) {
-        keyScale[j] = codeFactor * constants.keyScale;
+        keyScale[j] = codeFactor * args.keyScale;
       }
     }
     for (var i = 0u; i < rowsPerThread; i++) { // unrolled
@@ -285,7 +293,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         if (column < columns) {
           var values = codeFactor * (accumulated[i * outputVectors + c] + codeOffset * total.y);
           if (kvDtype >= kvInt8 && !tokenScales) {
-            values *= constants.valueScale;
+            values *= args.valueScale;
           }
           storeColumns(spans[t], segment, firstToken + t, firstHead + row % headTile, column, values, highest, total.x);
         }

@@ -1,5 +1,5 @@
 // What a query token sees and what becomes of its scores. The order is fixed: softcap, scoreMod, masks, then the biases.
-// A feature that is off costs a comparison. `args` has the first three, which may change from launch to launch, `constants` the others:
+// A feature that is off costs a comparison. The first three may change from launch to launch:
 //   softcap       cap * tanh(score / cap) (Gemma 2); 0: none
 //   window        keys further back (or, where later keys are seen, further ahead) than this are masked (Beltagy et al. 2020); 0: none
 //   keepFirst     with a window: the first so many keys stay visible (Xiao et al. 2023)
@@ -23,10 +23,7 @@ fn loadSpan(token: u32) -> Span {
 
 // The first key that the window lets in, the kept ones apart.
 fn windowBegin(span: Span) -> u32 {
-  if (args.window == 0u) {
-    return 0u;
-  }
-  return min(span.rangeBegin, max(span.index + 1u, args.window) - args.window);
+  return select(min(span.rangeBegin, max(span.index + 1u, args.window) - args.window), 0u, args.window == 0u);
 }
 
 // A key that is not visible by its place may have no block any more, and is not read.
@@ -43,12 +40,9 @@ fn nextTile(tile: u32, keysPerTile: u32, firstInWindow: u32) -> u32 {
   return tile + (firstInWindow - tile) / keysPerTile * keysPerTile;
 }
 
-// constants.alibi, read once.
-var<private> alibi: u32;
-
 // Scores need nothing but a mask.
 fn hasPlainScores() -> bool {
-  return args.softcap == 0.0 && alibi == 0u && !hasScoreMod && !hasMaskMod;
+  return args.softcap == 0.0 && args.alibi == 0u && !hasScoreMod && !hasMaskMod;
 }
 
 fn finalScore(score: f32, span: Span, token: u32, head: u32, key: u32) -> f32 {
@@ -66,9 +60,9 @@ fn finalScore(score: f32, span: Span, token: u32, head: u32, key: u32) -> f32 {
       return noScore;
     }
   }
-  if (alibi != 0u) {
+  if (args.alibi != 0u) {
     let ahead = f32(key) - f32(span.index);
-    s += constants.values[head] * select(ahead, -sqrt(max(-ahead, 0.0)), alibi == 2u);
+    s += layerData[head] * select(ahead, -sqrt(max(-ahead, 0.0)), args.alibi == 2u);
   }
   if (span.bias != 0u && key >= span.biasBegin) {
     let bias = bitcast<f32>(plan[span.bias + key - span.biasBegin]);
@@ -82,8 +76,8 @@ fn finalScore(score: f32, span: Span, token: u32, head: u32, key: u32) -> f32 {
 
 // A row's maximum before its first key: the sink's logit, which goes into the first segment of a split row.
 fn startMaximum(head: u32, exists: bool, segment: u32) -> f32 {
-  if (constants.sinks == 0u || !exists || (segment != 0u && segment != NO_PARTIAL)) {
+  if (args.sinks == 0u || !exists || (segment != 0u && segment != NO_PARTIAL)) {
     return noScore;
   }
-  return constants.values[numHeads + head];
+  return layerData[numHeads + head];
 }

@@ -12,17 +12,6 @@ var<workgroup> rows: array<u32, 2u * keyTile>;
 const scaleSlots = 2u * keyTile * scaleWords + 1u;
 var<workgroup> scales: array<vec2f, scaleSlots>; // of a key and its value
 
-// Four values of a query, turned to its position.
-fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
-  let at = token * constants.queryStride + constants.queryOffset + head * headDim;
-  var values: vec4f;
-  for (var i = 0u; i < 4u; i++) { // unrolled
-    let d = column * 4u + i;
-    values[i] = rotate(query[at + d], query[at + rotaryPartner(d, constants.rotaryHalf)], d, position, constants.rotaryHalf);
-  }
-  return values;
-}
-
 // Which keys an item's tokens see: none between the kept keys and firstInWindow, and every token all of [seenBegin, seenEnd), without a bias.
 struct Bounds {
   firstInWindow: u32,
@@ -31,18 +20,21 @@ struct Bounds {
   biased: bool, // some token has biases
 }
 
-// From memory that is uniform, so that loops with barriers are uniform.
+const spansAtOnce = min(8u, rowTile / headTile);
+
+// From memory that is uniform, so that loops with barriers are uniform. Several spans at once, whose loads do not wait for one another; the last
+// token may be looked at several times.
 fn findBounds(firstToken: u32, tokens: u32, keyEnd: u32) -> Bounds {
   var bounds = Bounds(keyEnd, 0u, keyEnd, false);
-  for (var t = 0u; t < tokens; t++) {
-    let span = loadSpan(firstToken + t);
-    let begin = windowBegin(span);
-    bounds.firstInWindow = min(bounds.firstInWindow, begin);
-    bounds.seenBegin = max(bounds.seenBegin, begin);
-    bounds.seenEnd = min(bounds.seenEnd, min(span.keyEnd, select(span.keyEnd, span.biasBegin, span.bias != 0u)));
-    bounds.biased = bounds.biased || span.bias != 0u;
-    if (args.window != 0u) {
-      bounds.seenEnd = min(bounds.seenEnd, span.index + args.window);
+  for (var first = 0u; first < tokens; first += spansAtOnce) {
+    for (var n = 0u; n < spansAtOnce; n++) { // unrolled
+      let span = loadSpan(firstToken + min(first + n, tokens - 1u));
+      let begin = windowBegin(span);
+      bounds.firstInWindow = min(bounds.firstInWindow, begin);
+      bounds.seenBegin = max(bounds.seenBegin, begin);
+      bounds.seenEnd = min(bounds.seenEnd, min(span.keyEnd, select(span.keyEnd, span.biasBegin, span.bias != 0u)));
+      bounds.seenEnd = min(bounds.seenEnd, select(keyEnd, span.index + args.window, args.window != 0u));
+      bounds.biased = bounds.biased || span.bias != 0u;
     }
   }
   return bounds;

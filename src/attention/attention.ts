@@ -4,15 +4,7 @@ import type { ArgumentsOf } from '../launch/kernel.ts';
 import type { LaunchSite } from '../launch/site.ts';
 import { findCascades } from './cascade.ts';
 import { checkCascades, checkEntry, checkScalars } from './checks.ts';
-import {
-  constantsHeader,
-  mergeKernel,
-  type PoolKernels,
-  partialWords,
-  poolKernelsFor,
-  queryArgumentNames,
-  updateKernel,
-} from './kernels.ts';
+import { attendArgumentNames, mergeKernel, type PoolKernels, partialWords, poolKernelsFor, updateKernel } from './kernels.ts';
 import type { KvCache } from './kv-cache.ts';
 import { blockBytes, checkPositive, hasTokenScales, kvFormats, loadWords } from './layout.ts';
 import { pointIntoModification, prepareModifications } from './modifications.ts';
@@ -70,7 +62,7 @@ export class PagedAttention {
   readonly #partials: GPUBuffer;
   readonly #noRotary: GPUBuffer;
   #update: LaunchSite<typeof updateKernel.arguments> | undefined;
-  readonly #constants: GPUBuffer[] = [];
+  readonly #layerData: GPUBuffer[] = [];
   #numCopies = 0;
   #counts: PlanCounts = { numTokens: 0, numDecodeItems: 0, numPrefillItems: 0, numMergeRows: 0, numPartials: 0 };
   #numTableUpdates = 0;
@@ -154,7 +146,7 @@ export class PagedAttention {
    */
   async prepareLayer(layer: number, options: LayerOptions): Promise<LayerAttention> {
     const { modifications = {} } = options;
-    const prepared = prepareModifications(modifications, queryArgumentNames);
+    const prepared = prepareModifications(modifications, attendArgumentNames);
     const pools = this.#kv.pools[layer];
     if (!pools) throw new InvalidArgumentError('layer', layer, `an integer from 0 to ${this.#kv.pools.length - 1}`);
     const kernels = poolKernelsFor(pools.length, prepared, this.#matrices, this.#halfProducts);
@@ -182,7 +174,7 @@ export class PagedAttention {
     };
     const poolArguments = Object.fromEntries(pools.map((buffer, i) => [`pool${i}`, buffer])) as { pool0: GPUBuffer };
     const scalars = checkScalars(options, options.modifications?.scalars ?? {}, true);
-    const { constants, data } = this.#makeConstants(options);
+    const { layerData, data } = this.#makeLayerData(options);
     const keyValueStride = options.rowStride ?? numKvHeads * headDim;
     const appendArgs: ArgumentsOf<PoolKernels['append']['arguments']> = {
       ...layout,
@@ -214,7 +206,7 @@ export class PagedAttention {
       blockTable: this.#kv.blockTable,
       plan,
       rotary,
-      constants,
+      layerData,
       ...poolArguments,
       output: options.output,
       partials: this.#partials,
@@ -222,6 +214,15 @@ export class PagedAttention {
       softcap: 0,
       window: 0,
       keepFirst: 0,
+      queryStride: options.queryStride ?? numHeads * headDim,
+      queryOffset: options.queryOffset ?? 0,
+      rotaryHalf,
+      tableStride: this.#kv.options.maxBlocksPerSequence,
+      keyScale: options.keyScale ?? 1,
+      valueScale: options.valueScale ?? 1,
+      alibi: options.alibi ? (options.alibi.kind === 'sqrt' ? 2 : 1) : 0,
+      sinks: options.sinks ? 1 : 0,
+      logSumExp: this.#logSumExpAt,
       ...scalars,
       numItems: 0,
     };
@@ -275,16 +276,16 @@ export class PagedAttention {
             `within the ${data.length} values of the layer`,
           );
         const from = 4 * (data.first + first);
-        if (values.length > 0) this.#cache.gpu.device.queue.writeBuffer(constants, from, Float32Array.from(values));
+        if (values.length > 0) this.#cache.gpu.device.queue.writeBuffer(layerData, from, Float32Array.from(values));
       },
     };
   }
 
-  /** The buffer that shaders/attention/inputs.wgsl calls `constants`, and where in it the data begin. */
-  #makeConstants(options: LayerOptions): { constants: GPUBuffer; data: { first: number; length: number } } {
-    const { alibi, sinks, data = [], rotary, keyScale = 1, valueScale = 1 } = options;
+  /** The buffer that shaders/attention/inputs.wgsl calls `layerData`, and where in it the data begin. */
+  #makeLayerData(options: LayerOptions): { layerData: GPUBuffer; data: { first: number; length: number } } {
+    const { alibi, sinks, data = [] } = options;
     const { numHeads } = this.#options;
-    const { headDim, maxBlocksPerSequence, dtype, scales } = this.#kv.options;
+    const { dtype, scales } = this.#kv.options;
     for (const [name, scale] of [
       ['keyScale', options.keyScale],
       ['valueScale', options.valueScale],
@@ -294,26 +295,22 @@ export class PagedAttention {
       if (scales !== 'tensor')
         throw new InvalidArgumentError(name, scale, `left out: this cache's keys and values (${dtype}) have no scale of the caller's`);
     }
-    const first = constantsHeader + 2 * numHeads;
+    const first = 2 * numHeads;
     const values = new Float32Array(first + data.length);
-    const u32 = new Uint32Array(values.buffer);
-    u32.set([options.queryStride ?? numHeads * headDim, options.queryOffset ?? 0, rotary?.half ?? 0, maxBlocksPerSequence]);
-    values.set([keyScale, valueScale], 4);
-    u32.set([alibi ? (alibi.kind === 'sqrt' ? 2 : 1) : 0, sinks ? 1 : 0, this.#logSumExpAt], 6);
     const perHead = (argument: string, given: ArrayLike<number> | undefined, at: number) => {
       if (!given) return;
       if (given.length !== numHeads || !Array.from(given).every(Number.isFinite))
         throw new InvalidArgumentError(argument, `[${Array.from(given)}]`, `${numHeads} finite numbers, one for each head`);
       values.set(given, at);
     };
-    perHead('alibi.slopes', alibi?.slopes, constantsHeader);
-    perHead('sinks', sinks, constantsHeader + numHeads);
+    perHead('alibi.slopes', alibi?.slopes, 0);
+    perHead('sinks', sinks, numHeads);
     values.set(data, first);
     const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST;
-    const constants = this.#cache.gpu.device.createBuffer({ label: 'attention constants', size: values.byteLength, usage });
-    this.#cache.gpu.device.queue.writeBuffer(constants, 0, values);
-    this.#constants.push(constants);
-    return { constants, data: { first, length: data.length } };
+    const layerData = this.#cache.gpu.device.createBuffer({ label: 'layer data', size: values.byteLength, usage });
+    this.#cache.gpu.device.queue.writeBuffer(layerData, 0, values);
+    this.#layerData.push(layerData);
+    return { layerData, data: { first, length: data.length } };
   }
 
   /**
@@ -396,6 +393,6 @@ export class PagedAttention {
     this.planBuffer.destroy();
     this.#partials.destroy();
     this.#noRotary.destroy();
-    for (const buffer of this.#constants) buffer.destroy();
+    for (const buffer of this.#layerData) buffer.destroy();
   }
 }

@@ -76,10 +76,21 @@ const queryArguments = {
   window: perCall('u32'),
   keepFirst: perCall('u32'),
 } as const;
-export const queryArgumentNames: readonly string[] = Object.keys(queryArguments);
-
-/** u32 in front of the values of shaders/attention/inputs.wgsl's struct `Constants`. */
-export const constantsHeader = 9;
+/** What stays the same in a layer. */
+const layerArguments = {
+  queryStride: perCall('u32'),
+  queryOffset: perCall('u32'),
+  rotaryHalf: perCall('u32'),
+  tableStride: perCall('u32'),
+  keyScale: perCall('f32'),
+  valueScale: perCall('f32'),
+  alibi: perCall('u32'),
+  sinks: perCall('u32'),
+  logSumExp: perCall('u32'),
+} as const;
+const attendArguments = { ...queryArguments, ...layerArguments } as const;
+/** Names that scalars of a modification cannot have. */
+export const attendArgumentNames: readonly string[] = Object.keys(attendArguments);
 
 const appendArguments = {
   rowStride: perCall('u32'),
@@ -188,7 +199,7 @@ function definePoolKernels(
     blockTable: readBuffer,
     plan: readBuffer,
     rotary: readBuffer,
-    constants: readBuffer,
+    layerData: readBuffer,
     ...read.first,
     output: writeBuffer,
     partials: writeBuffer,
@@ -213,7 +224,7 @@ function definePoolKernels(
     const { headDim, numHeads, groupSize, loadWords, kvDtype } = selectors;
     return [
       planPrelude,
-      argumentStruct({ ...queryArguments, ...scalars }),
+      argumentStruct({ ...attendArguments, ...scalars }),
       layoutConstants(selectors),
       constants({ numHeads, groupSize, PARTIAL_WORDS: partialWords(Number(headDim)) }),
       poolPrelude(attendBindings, 'read', `vec${loadWords}<u32>`),
@@ -227,7 +238,7 @@ function definePoolKernels(
     ...heads,
     ...{ invocations: frozen('text'), keyThreads: frozen('text'), keysPerThread: frozen('text'), valueThreads: frozen('text') },
     ...buffers,
-    ...queryArguments,
+    ...attendArguments,
     ...scalars,
     numItems: gridCount,
   } as const;
@@ -288,7 +299,7 @@ function definePoolKernels(
       ...heads,
       ...{ rowTile: frozen('text'), keyTile: frozen('text'), rowsPerThread: frozen('text'), keysPerThread: frozen('text') },
       ...buffers,
-      ...queryArguments,
+      ...attendArguments,
       ...scalars,
       numItems: gridCount,
     },
@@ -320,7 +331,7 @@ function definePoolKernels(
       ...{ subgroupCount: frozen('text'), rowBlocks: frozen('text'), columnGroups: frozen('text') },
       ...{ keyTile: frozen('text'), sharedStage: frozen('text') },
       ...buffers,
-      ...queryArguments,
+      ...attendArguments,
       ...scalars,
       numItems: gridCount,
     },

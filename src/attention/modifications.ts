@@ -50,7 +50,7 @@ export function prepareModifications(modifications: AttentionModifications, take
       throw new InvalidArgumentError(name, text, `WGSL that declares \`${signatures[name]}\``);
     return `${flag}\n${begin(name)}\n${text}\n${end(name)}`;
   });
-  return { wgsl: ['fn modData(i: u32) -> f32 { return constants.values[2u * numHeads + i]; }', ...parts].join('\n'), scalars };
+  return { wgsl: ['fn modData(i: u32) -> f32 { return layerData[2u * numHeads + i]; }', ...parts].join('\n'), scalars };
 }
 
 export const noModifications: PreparedModifications = prepareModifications({}, []);

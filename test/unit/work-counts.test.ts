@@ -49,7 +49,7 @@ describe('where the device has matrices', () => {
         embed: { grids: { '1 128 1': 1 }, bound: 2_816_096 },
         'matmul by matrices': { grids: { '4 24 1': 6, '4 10 1': 12, '4 48 1': 6 }, bound: 27_483_648 },
         append: { grids: { '32 1 1': 6 }, bound: 31_740_192 },
-        prefill: { grids: { '16 2 1': 6 }, bound: 34_413_336 },
+        prefill: { grids: { '16 2 1': 6 }, bound: 34_413_408 },
         matvec: { grids: { '1 1024 1': 1 }, bound: 2_963_776 },
         sample: { grids: { '1 1 1': 1 }, bound: 161_984 },
       },
@@ -92,7 +92,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 1_968,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 134_407_024 },
-        decode: { grids: { '8 64 1': 1 }, bound: 148_281_988 },
+        decode: { grids: { '8 64 1': 1 }, bound: 148_282_000 },
         merge: { grids: { '8 32 1': 1 }, bound: 13_858_128 },
       },
     },
@@ -106,7 +106,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 1_968,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 69_363_568 },
-        decode: { grids: { '8 64 1': 1 }, bound: 83_238_532 },
+        decode: { grids: { '8 64 1': 1 }, bound: 83_238_544 },
         merge: { grids: { '8 32 1': 1 }, bound: 13_858_128 },
       },
     },
@@ -120,7 +120,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 1_968,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 268_690_288 },
-        decode: { grids: { '8 64 1': 1 }, bound: 282_565_252 },
+        decode: { grids: { '8 64 1': 1 }, bound: 282_565_264 },
         merge: { grids: { '8 32 1': 1 }, bound: 13_858_128 },
       },
     },
@@ -134,7 +134,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 1_200,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 134_370_352 },
-        decode: { grids: { '8 32 1': 1 }, bound: 135_336_772 },
+        decode: { grids: { '8 32 1': 1 }, bound: 135_336_784 },
         merge: { grids: { '8 32 1': 1 }, bound: 912_912 },
       },
     },
@@ -148,8 +148,8 @@ const layers: readonly Layer[] = [
       bytesWritten: 1_224,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 134_407_024 },
-        decode: { grids: { '8 32 1': 1 }, bound: 148_281_988 },
-        prefill: { grids: { '1 8 1': 1 }, bound: 148_281_988 },
+        decode: { grids: { '8 32 1': 1 }, bound: 148_282_000 },
+        prefill: { grids: { '1 8 1': 1 }, bound: 148_282_000 },
         merge: { grids: { '8 32 1': 1 }, bound: 13_858_128 },
       },
     },
@@ -162,7 +162,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 1_660,
       kernels: {
         append: { grids: { '2 1 1': 1 }, bound: 268_624_324 },
-        decode: { grids: { '8 64 1': 1 }, bound: 286_051_032 },
+        decode: { grids: { '8 64 1': 1 }, bound: 286_051_044 },
         merge: { grids: { '1 32 1': 1 }, bound: 17_500_580 },
       },
     },
@@ -175,7 +175,7 @@ const layers: readonly Layer[] = [
       bytesWritten: 3_664,
       kernels: {
         append: { grids: { '128 1 1': 1 }, bound: 1_074_526_720 },
-        decode: { grids: { '8 64 1': 1 }, bound: 1_095_664_404 },
+        decode: { grids: { '8 64 1': 1 }, bound: 1_095_664_416 },
       },
     },
   },
@@ -188,7 +188,7 @@ const layers: readonly Layer[] = [
       kernels: {
         'update block table': { grids: { '1 1 1': 1 }, bound: 39_664 },
         append: { grids: { '1024 1 1': 1 }, bound: 6_396_448 },
-        prefill: { grids: { '64 8 1': 1 }, bound: 20_365_364 },
+        prefill: { grids: { '64 8 1': 1 }, bound: 20_365_376 },
       },
     },
   },
@@ -201,7 +201,7 @@ const layers: readonly Layer[] = [
       kernels: {
         'update block table': { grids: { '1 1 1': 1 }, bound: 73_456 },
         append: { grids: { '1024 1 1': 1 }, bound: 23_205_408 },
-        prefill: { grids: { '64 8 1': 1 }, bound: 46_908_468 },
+        prefill: { grids: { '64 8 1': 1 }, bound: 46_908_480 },
       },
     },
   },
@@ -214,8 +214,8 @@ const layers: readonly Layer[] = [
       kernels: {
         'update block table': { grids: { '2 1 1': 1 }, bound: 288_448 },
         append: { grids: { '4216 1 1': 1 }, bound: 529_294_576 },
-        decode: { grids: { '8 60 1': 1 }, bound: 596_306_948 },
-        prefill: { grids: { '256 8 1': 1 }, bound: 596_306_948 },
+        decode: { grids: { '8 60 1': 1 }, bound: 596_306_960 },
+        prefill: { grids: { '256 8 1': 1 }, bound: 596_306_960 },
       },
     },
   },
@@ -231,7 +231,7 @@ const layersByMatrices: readonly Layer[] = [
       bytesWritten: 1_968,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 69_363_568 },
-        'decode in f16': { grids: { '8 64 1': 1 }, bound: 83_238_532 },
+        'decode in f16': { grids: { '8 64 1': 1 }, bound: 83_238_544 },
         merge: { grids: { '8 32 1': 1 }, bound: 13_858_128 },
       },
     },
@@ -245,7 +245,7 @@ const layersByMatrices: readonly Layer[] = [
       kernels: {
         'update block table': { grids: { '1 1 1': 1 }, bound: 39_664 },
         append: { grids: { '1024 1 1': 1 }, bound: 6_396_448 },
-        'prefill by matrices': { grids: { '32 8 1': 1 }, bound: 20_365_364 },
+        'prefill by matrices': { grids: { '32 8 1': 1 }, bound: 20_365_376 },
       },
     },
   },
@@ -258,8 +258,8 @@ const layersByMatrices: readonly Layer[] = [
       kernels: {
         'update block table': { grids: { '2 1 1': 1 }, bound: 288_448 },
         append: { grids: { '4216 1 1': 1 }, bound: 529_294_576 },
-        decode: { grids: { '8 60 1': 1 }, bound: 596_306_948 },
-        'prefill by matrices': { grids: { '128 8 1': 1 }, bound: 596_306_948 },
+        decode: { grids: { '8 60 1': 1 }, bound: 596_306_960 },
+        'prefill by matrices': { grids: { '128 8 1': 1 }, bound: 596_306_960 },
       },
     },
   },
