@@ -8,12 +8,11 @@ const units = headDim / unit; // loads of a row
 const teams = invocations / keyThreads;
 const crews = invocations / valueThreads;
 const teamsOfCrew = valueThreads / keyThreads;
+const keysOfCrew = keysPerThread * teamsOfCrew;
 const keyUnits = units / keyThreads; // of a row, by an invocation
 const valueUnits = units / valueThreads;
 const ownVectors = valueUnits * unitVectors;
 const rawLoads = keysPerThread * keyUnits; // of keys, and of values as many
-
-var<workgroup> totals: array<vec2f, headTile>; // sums of weights, without the values' scales and with them
 
 // The score, from the product of a head's query with a key's codes.
 fn scaledScore(product: f32, g: u32, keyScale: f32) -> f32 {
@@ -33,12 +32,9 @@ fn isSeen(key: u32, keyEnd: u32, span: Span) -> bool {
 // Keys [x, y) of the item that are seen and whose scores stay what they are. Where a tile has others, what the token's span says is read
 // again, so that it takes no registers while tiles are plain, as nearly all are.
 fn plainKeys(span: Span, keyEnd: u32) -> vec2<u32> {
-  if (!hasPlainScores()) {
-    return vec2<u32>(keyEnd, 0u);
-  }
   let inWindow = select(span.index + args.window, keyEnd, args.window == 0u);
   let unbiased = select(keyEnd, span.biasBegin, span.bias != 0u);
-  return vec2<u32>(windowBegin(span), min(min(keyEnd, span.keyEnd), min(inWindow, unbiased)));
+  return select(vec2<u32>(keyEnd, 0u), vec2<u32>(windowBegin(span), min(min(keyEnd, span.keyEnd), min(inWindow, unbiased))), hasPlainScores());
 }
 
 fn isPlain(tile: u32, keysPerTile: u32, plain: vec2<u32>) -> bool {
@@ -47,12 +43,16 @@ fn isPlain(tile: u32, keysPerTile: u32, plain: vec2<u32>) -> bool {
 
 // The slot of a key of the item. One that is not seen may have no block; the token's own key takes its place, so that loads need no condition, and
 // its weight is 0.
+fn firstSlot(key: u32, keyEnd: u32, span: Span, tableStart: u32) -> u32 {
+  return slotOf(tableStart, select(span.index, key, isSeen(key, keyEnd, span)));
+}
+
+// The same while tiles go by: in those that are plain the span is not needed.
 fn findSlot(key: u32, plainTile: bool, keyEnd: u32, token: u32, tableStart: u32) -> u32 {
   if (plainTile) {
     return slotOf(tableStart, key);
   }
-  let span = loadSpan(token);
-  return slotOf(tableStart, select(span.index, key, isSeen(key, keyEnd, span)));
+  return firstSlot(key, keyEnd, loadSpan(token), tableStart);
 }
 
 // What becomes of a score in a tile that is not plain.

@@ -25,7 +25,17 @@ const shareWords = (ownScores + sharesPerWord - 1u) / sharesPerWord;
 const partWords = crews * headDim;
 var<workgroup> parts: array<f32, partWords>;
 var<workgroup> references: array<f32, crews * headTile>;
+// Sums of weights, without the values' scales and with them: of the keys that a lane finishes, then of a crew's, relative to the highest reference.
 var<workgroup> teamSums: array<vec2f, roundKeys * headTile>;
+var<workgroup> crewSums: array<vec2f, crews * headTile>;
+
+fn highestReference(g: u32) -> f32 {
+  var highest = noScore;
+  for (var c = 0u; c < crews; c++) { // unrolled
+    highest = max(highest, references[c * headTile + g]);
+  }
+  return highest;
+}
 
 fn partOf(crew: u32, column: u32) -> vec4f {
   let at = crew * headDim + column * 4u;
@@ -64,8 +74,8 @@ fn main(
   var tile = nextTile(plan[item + ITEM_KEY_BEGIN], keyTile, firstInWindow);
   var following = nextTile(tile + keyTile, keyTile, firstInWindow);
   // Where the invocation's key of this tile is, and that of the next one.
-  let slot = findSlot(tile + lookedUp, isPlain(tile, keyTile, plain), keyEnd, token, tableStart);
-  var nextSlot = findSlot(following + lookedUp, isPlain(following, keyTile, plain), keyEnd, token, tableStart);
+  let slot = firstSlot(tile + lookedUp, keyEnd, span, tableStart);
+  var nextSlot = firstSlot(following + lookedUp, keyEnd, span, tableStart);
   var row = keyAddress(slot, kvHead);
   var scales = scalesOf(slot, kvHead);
 
@@ -281,23 +291,15 @@ fn main(
     }
   }
   workgroupBarrier();
-  for (var g = local; g < headTile; g += invocations) {
-    var highest = references[g];
-    for (var c = 1u; c < crews; c++) {
-      highest = max(highest, references[c * headTile + g]);
+  for (var i = local; i < crews * headTile; i += invocations) {
+    var total = vec2f(0.0);
+    for (var k = 0u; k < keysOfCrew; k++) { // unrolled
+      total += teamSums[(i / headTile * keysOfCrew + k) * headTile + i % headTile];
     }
-    let start = startMaximum(firstHead + g, g < heads, segment);
-    var total = vec2f(select(exp(start - highest), 0.0, start == noScore), 0.0);
-    for (var k = 0u; k < roundKeys; k++) {
-      total += rescale(references[k / (keysPerThread * teamsOfCrew) * headTile + g], highest) * teamSums[k * headTile + g];
-    }
-    totals[g] = total;
+    crewSums[i] = rescale(references[i], highestReference(i % headTile)) * total;
   }
   for (var g = 0u; g < headTile; g++) { // unrolled
-    var highest = references[g];
-    for (var c = 1u; c < crews; c++) {
-      highest = max(highest, references[c * headTile + g]);
-    }
+    let highest = highestReference(g);
     let factor = rescale(references[crew * headTile + g], highest);
     for (var u = 0u; u < valueUnits; u++) { // unrolled
       for (var v = 0u; v < unitVectors; v++) { // unrolled
@@ -310,7 +312,12 @@ fn main(
     }
     workgroupBarrier();
     for (var column = local; column < columns && g < heads; column += invocations) {
-      storeColumns(span, segment, token, firstHead + g, column, joinedOutputs(column, totals[g].y), highest, totals[g].x);
+      let start = startMaximum(firstHead + g, true, segment);
+      var total = vec2f(select(exp(start - highest), 0.0, start == noScore), 0.0);
+      for (var c = 0u; c < crews; c++) { // unrolled
+        total += crewSums[c * headTile + g];
+      }
+      storeColumns(span, segment, token, firstHead + g, column, joinedOutputs(column, total.y), highest, total.x);
     }
     workgroupBarrier();
   }

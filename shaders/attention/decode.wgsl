@@ -16,7 +16,6 @@
 const keyTile = teams * keysPerThread; // a key for each invocation, or fewer
 const headVectors = (headTile + 3u) / 4u;
 const partStride = keyThreads + 1u; // odd steps keep the banks of workgroup memory apart
-const keysOfCrew = keysPerThread * teamsOfCrew;
 const tileVectors = keyTile * headVectors;
 
 // The parts of a tile's scores, [key][lane][head]; at the end what the crews hand over of one head, [crew][column].
@@ -29,6 +28,7 @@ var<workgroup> rows: array<u32, 4u * keyTile>;
 const scaleSlots = 4u * keyTile * scaleWords + 1u;
 var<workgroup> scales: array<vec2f, scaleSlots>;
 var<workgroup> references: array<atomic<u32>, headTile>; // as ordered bits
+var<workgroup> totals: array<vec2f, headTile>; // sums of weights, without the values' scales and with them
 var<workgroup> raised: array<atomic<u32>, 2>; // the last even and the last odd round that raised a reference
 
 fn partOf(crew: u32, column: u32) -> vec4f {
@@ -76,13 +76,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   var following = nextTile(tile + keyTile, keyTile, firstInWindow);
   var later = nextTile(following + keyTile, keyTile, firstInWindow);
   // What a tile needs is looked up rounds ahead, and kept in workgroup memory a round after it was asked for: nobody waits for it.
-  let firstSlot = findTileSlot(tile, plain, keyEnd, token, tableStart, local);
-  let secondSlot = findTileSlot(following, plain, keyEnd, token, tableStart, local);
-  var laterSlot = findTileSlot(later, plain, keyEnd, token, tableStart, local);
+  let ownKey = min(local, keyTile - 1u);
+  let slot = firstSlot(tile + ownKey, keyEnd, span, tableStart);
+  let secondSlot = firstSlot(following + ownKey, keyEnd, span, tableStart);
+  var laterSlot = firstSlot(later + ownKey, keyEnd, span, tableStart);
   var nextScales = scalesOf(secondSlot, kvHead);
-  keepRow(0u, firstSlot, kvHead, local);
+  keepRow(0u, slot, kvHead, local);
   keepRow(1u, secondSlot, kvHead, local);
-  keepScales(0u, scalesOf(firstSlot, kvHead), local);
+  keepScales(0u, scalesOf(slot, kvHead), local);
   for (var g = local; g < headTile; g += invocations) {
     atomicStore(&references[g], orderedBits(startMaximum(firstHead + g, g < heads, segment)));
   }

@@ -24,7 +24,7 @@ const valueFactor = halvesFactor / valueShift;
 const largestHalf = 65504.0;
 // Products of a query that an invocation adds up in one half, or in two which are then added.
 const mostQuery = largestHalf / (halvesTop * f32(keyUnits * unit / 2u));
-const mostShare = largestHalf / (halvesTop * valueShift * f32(keysPerThread * teamsOfCrew));
+const mostShare = largestHalf / (halvesTop * valueShift * f32(keysOfCrew));
 
 const ownQueries = (headTile * columns + invocations - 1u) / invocations;
 var<private> unrounded: array<vec4f, ownQueries>;

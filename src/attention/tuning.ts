@@ -158,7 +158,7 @@ export function decodeMemory(
   const queries = halves ? [(headTile * headDim) / 2, headTile, headTile] : [headTile * headDim, headTile];
   const tileHeads = keyTile * 4 * Math.ceil(headTile / 4);
   const words = subgroups
-    ? [crews * headDim, crews * headTile, 2 * keyTile * headTile, 2 * headTile]
+    ? [crews * headDim, crews * headTile, 2 * keyTile * headTile, 2 * crews * headTile]
     : [
         Math.max(tileHeads * (keyThreads + 1), crews * headDim),
         ...[2 * tileHeads, halves ? tileHeads : 2 * tileHeads],
