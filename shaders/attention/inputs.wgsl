@@ -11,14 +11,28 @@
 @group(0) @binding(3) var<storage, read> rotary: array<vec2f>;
 @group(0) @binding(4) var<storage, read> layerData: array<f32>; // a slope for each head, a sink logit for each, the data of the caller's modifications
 
-// Values [4 * column, 4 * column + 4) of a query, turned to its position.
-fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
-  let at = token * args.queryStride + args.queryOffset + head * headDim;
+fn queryAt(token: u32, head: u32) -> u32 {
+  return token * args.queryStride + args.queryOffset + head * headDim;
+}
+
+// Values [4 * column, 4 * column + 4) of the query that begins at `at`, not yet turned.
+fn loadColumn(at: u32, column: u32) -> vec4f {
+  let first = at + 4u * column;
+  return vec4f(query[first], query[first + 1u], query[first + 2u], query[first + 3u]);
+}
+
+// The same, turned to its position; where rotaryHalf is not 0.
+fn turnColumn(values: vec4f, at: u32, column: u32, position: u32) -> vec4f {
   let d = 4u * column + vec4<u32>(0u, 1u, 2u, 3u);
-  let own = vec4f(query[at + d.x], query[at + d.y], query[at + d.z], query[at + d.w]);
-  if (args.rotaryHalf == 0u) {
-    return own;
-  }
   let across = at + rotaryPartners(d, args.rotaryHalf);
-  return rotate(own, vec4f(query[across.x], query[across.y], query[across.z], query[across.w]), d, position, args.rotaryHalf);
+  return rotate(values, vec4f(query[across.x], query[across.y], query[across.z], query[across.w]), d, position, args.rotaryHalf);
+}
+
+fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
+  let at = queryAt(token, head);
+  let values = loadColumn(at, column);
+  if (args.rotaryHalf == 0u) {
+    return values;
+  }
+  return turnColumn(values, at, column, position);
 }

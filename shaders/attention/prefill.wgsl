@@ -18,6 +18,7 @@ const tileLoads = (keyTile * units + invocations - 1u) / invocations;
 const loadsAhead = min(tileLoads, max(1u, min(8u, invocations / 16u))); // a CPU has no use for more, and takes long to compile them
 const queryLoads = (rowTile * columns + invocations - 1u) / invocations;
 const queriesAtOnce = min(queryLoads, max(1u, min(4u, invocations / 32u)));
+const sumParts = min(8u, min(keyGroups, columns));
 const outputRows = rowTile / outputRowGroups;
 const columnGroups = invocations / outputRowGroups;
 const outputVectors = (columns + columnGroups - 1u) / columnGroups;
@@ -56,22 +57,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   let positions = plan[POSITIONS];
   let bounds = findBounds(firstToken, tokens, keyEnd);
 
-  for (var step = 0u; step < queryLoads; step += queriesAtOnce) {
-    var fours: array<vec4f, queriesAtOnce>;
-    for (var n = 0u; n < queriesAtOnce; n++) { // unrolled
-      let i = (step + n) * invocations + local;
-      let row = i / columns;
-      let token = firstToken + min(row / headTile, tokens - 1u); // spare rows are loaded, too: no branch makes loads wait for one another
-      let four = loadQuery(token, firstHead + min(row % headTile, heads - 1u), i % columns, plan[positions + token]);
-      fours[n] = select(vec4f(0.0), args.scale * four, row / headTile < tokens && row % headTile < heads);
-    }
-    for (var n = 0u; n < queriesAtOnce; n++) { // unrolled
-      let i = (step + n) * invocations + local;
-      if (i < rowTile * columns) {
-        queries[i / columns / rowGroups][i / columns % rowGroups][i % columns] = fours[n];
-      }
-    }
-  }
   for (var row = local; row < rowTile; row += invocations) {
     let head = row % headTile;
     atomicStore(&maxima[row], orderedBits(startMaximum(firstHead + head, head < heads, segment)));
@@ -80,16 +65,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
   }
   workgroupBarrier();
-  if (codeOffset != 0.0) {
-    for (var row = local; row < rowTile; row += invocations) {
-      var total = vec4f(0.0);
-      for (var c = 0u; c < columns; c++) { // unrolled
-        total += queries[row / rowGroups][row % rowGroups][c];
-      }
-      querySums[row] = codeOffset * (total.x + total.y + total.z + total.w);
-    }
-  }
   let plainScores = hasPlainScores();
+  let endsAlone = plainScores && args.window == 0u && !bounds.biased; // keys are hidden by where rows end, and by nothing else
 
   // As the first product has it: rows rowGroup, rowGroup + rowGroups, ... and keys keyGroup, keyGroup + keyGroups, ...
   let keyGroup = local % keyGroups;
@@ -126,6 +103,44 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   var loaded: array<PoolLoad, loadsAhead>;
   for (var n = 0u; n < loadsAhead; n++) { // unrolled
     loaded[n] = loadOfTile(0u, 0u, n, local);
+  }
+  for (var step = 0u; step < queryLoads; step += queriesAtOnce) {
+    // Spare rows are loaded, too, and there is one branch for all: nothing makes loads wait for one another.
+    var at: array<u32, queriesAtOnce>;
+    var position: array<u32, queriesAtOnce>;
+    var values: array<vec4f, queriesAtOnce>;
+    for (var n = 0u; n < queriesAtOnce; n++) { // unrolled
+      let i = (step + n) * invocations + local;
+      let row = i / columns;
+      let token = firstToken + min(row / headTile, tokens - 1u);
+      at[n] = queryAt(token, firstHead + min(row % headTile, heads - 1u));
+      position[n] = plan[positions + token];
+      values[n] = loadColumn(at[n], i % columns);
+    }
+    if (args.rotaryHalf != 0u) {
+      for (var n = 0u; n < queriesAtOnce; n++) { // unrolled
+        let column = ((step + n) * invocations + local) % columns;
+        values[n] = turnColumn(values[n], at[n], column, position[n]);
+      }
+    }
+    for (var n = 0u; n < queriesAtOnce; n++) { // unrolled
+      let i = (step + n) * invocations + local;
+      let row = i / columns;
+      if (i < rowTile * columns) {
+        let exists = row / headTile < tokens && row % headTile < heads;
+        queries[row / rowGroups][row % rowGroups][i % columns] = select(vec4f(0.0), args.scale * values[n], exists);
+      }
+    }
+  }
+  if (codeOffset != 0.0) {
+    workgroupBarrier();
+    for (var row = local; row < rowTile; row += invocations) {
+      var total = vec4f(0.0);
+      for (var c = 0u; c < columns; c++) { // unrolled
+        total += queries[row / rowGroups][row % rowGroups][c];
+      }
+      querySums[row] = codeOffset * (total.x + total.y + total.z + total.w);
+    }
   }
   while (tile < keyEnd) {
     for (var n = 0u; n < loadsAhead; n++) { // unrolled
@@ -178,30 +193,40 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         keyScale[j] = codeFactor * args.keyScale;
       }
     }
+    if (kvDtype >= kvInt8) {
+      for (var i = 0u; i < rowsPerThread; i++) { // unrolled
+        for (var j = 0u; j < keysPerThread; j++) { // unrolled
+          if (codeOffset != 0.0) {
+            scores[i * keysPerThread + j] += querySums[rowGroup + i * rowGroups];
+          }
+          scores[i * keysPerThread + j] *= keyScale[j];
+        }
+      }
+    }
+    if (!(allSeen && plainScores)) {
+      for (var i = 0u; i < rowsPerThread; i++) { // unrolled
+        let t = (rowGroup + i * rowGroups) / headTile;
+        let head = (rowGroup + i * rowGroups) % headTile;
+        let exists = t < tokens && head < heads;
+        let end = select(0u, min(keyEnd, spans[min(t, tokens - 1u)].keyEnd), exists);
+        for (var j = 0u; j < keysPerThread; j++) { // unrolled
+          let key = tile + keyGroup + j * keyGroups;
+          var score = noScore;
+          if (endsAlone) {
+            score = select(noScore, scores[i * keysPerThread + j], key < end);
+          } else if (exists) {
+            score = maskedScore(scores[i * keysPerThread + j], t, firstToken, firstHead + head, key, keyEnd);
+          }
+          scores[i * keysPerThread + j] = score;
+        }
+      }
+    }
     for (var i = 0u; i < rowsPerThread; i++) { // unrolled
-      let row = rowGroup + i * rowGroups;
-      let t = row / headTile;
-      let head = row % headTile;
       var highest = noScore;
       for (var j = 0u; j < keysPerThread; j++) { // unrolled
-        var score = scores[i * keysPerThread + j];
-        if (codeOffset != 0.0) {
-          score += querySums[row];
-        }
-        if (kvDtype >= kvInt8) {
-          score *= keyScale[j];
-        }
-        if (!(allSeen && plainScores)) {
-          if (t < tokens && head < heads) {
-            score = maskedScore(score, t, firstToken, firstHead + head, tile + keyGroup + j * keyGroups, keyEnd);
-          } else {
-            score = noScore;
-          }
-        }
-        scores[i * keysPerThread + j] = score;
-        highest = max(highest, score);
+        highest = max(highest, scores[i * keysPerThread + j]);
       }
-      atomicMax(&maxima[row], orderedBits(highest));
+      atomicMax(&maxima[rowGroup + i * rowGroups], orderedBits(highest));
     }
     for (var n = 0u; n < lookups; n++) { // unrolled
       keepRow(1u - turn, nextSlots[n], kvHead, n, local);
@@ -279,13 +304,23 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     weights[rowGroup + i * rowGroups][keyGroup / groupsAtOnce][keyGroup % groupsAtOnce] = both;
   }
   workgroupBarrier();
+  // In the place of queries, which nobody reads any more: a few sums of each row.
+  for (var i = local; i < rowTile * sumParts; i += invocations) {
+    let row = i / sumParts;
+    var total = vec2f(0.0);
+    for (var g = i % sumParts; g < keyGroups; g += sumParts) {
+      total += weights[row][g / groupsAtOnce][g % groupsAtOnce].xy;
+    }
+    queries[row / rowGroups][row % rowGroups][i % sumParts] = vec4f(total, 0.0, 0.0);
+  }
+  workgroupBarrier();
   for (var i = 0u; i < outputRows; i++) { // unrolled
     let row = outputRow + i * outputRowGroups;
     let t = row / headTile;
     if (t < tokens && row % headTile < heads) {
       var total = vec2f(0.0);
-      for (var g = 0u; g < keyGroups; g++) {
-        total += weights[row][g / groupsAtOnce][g % groupsAtOnce].xy;
+      for (var part = 0u; part < sumParts; part++) { // unrolled
+        total += queries[row / rowGroups][row % rowGroups][part].xy;
       }
       let highest = fromOrderedBits(atomicLoad(&maxima[row]));
       for (var c = 0u; c < outputVectors; c++) { // unrolled
