@@ -9,9 +9,14 @@ fn unpackE5m2(word: u32) -> vec4f {
 
 // Of e4m3, 1 / 256 of the values.
 fn unpackE4m3Codes(word: u32) -> vec4f {
-  let even = unpack2x16float(((word & 0x00800080u) << 8u) | ((word & 0x007f007fu) << 7u));
-  let odd = unpack2x16float((word & 0x80008000u) | ((word & 0x7f007f00u) >> 1u));
+  let even = unpack2x16float(upperE4m3(word << 8u));
+  let odd = unpack2x16float(upperE4m3(word));
   return vec4f(even.x, odd.x, even.y, odd.y);
+}
+
+// The odd bytes of a word as f16.
+fn upperE4m3(word: u32) -> u32 {
+  return (word & 0x80008000u) | ((word & 0x7f007f00u) >> 1u);
 }
 
 fn unpackE4m3(word: u32) -> vec4f {

@@ -89,9 +89,7 @@ fn halvesOfE5m2(word: u32) -> Codes {
 
 // 1 / 256 of the values.
 fn halvesOfE4m3(word: u32) -> Codes {
-  let even = ((word & 0x00800080u) << 8u) | ((word & 0x007f007fu) << 7u);
-  let odd = (word & 0x80008000u) | ((word & 0x7f007f00u) >> 1u);
-  return Codes(halvesOf(even), halvesOf(odd));
+  return Codes(halvesOf(upperE4m3(word << 8u)), halvesOf(upperE4m3(word)));
 }
 
 // By way of unpackBiased's halves.
