@@ -354,6 +354,7 @@ spec(
       expectThrows(InvalidArgumentError, () => openLayer(t, { layer }), message);
     await refuse({ modifications: { scoreMod: 'fn other() {}' } }, /scoreMod/);
     await refuse({ modifications: { scalars: { window: 'u32' } } }, /window/);
+    await refuse({ modifications: { scalars: { alibi: 'u32' } } }, /alibi/);
     await refuse({ modifications: { scalars: { x: 'bool' as 'u32' } } }, /one of u32, i32, f32/);
     await refuse({ modifications: { scalars: { x: 'f32' } } }, /scalars.x/);
   },
