@@ -380,10 +380,6 @@ export function decodeTileSpace(
   mostInvocations = anyDeviceInvocations,
 ): readonly DecodeTile[] {
   const { memory, subgroupSize } = device;
-  const first = chooseDecodeTile(layout, groupSize, device);
-  // Round the default, and round what is chosen where there are no subgroups.
-  const other = chooseDecodeTile(layout, groupSize, { ...device, subgroupSize: 0 });
-  if (!first) return [];
   const fits = (tile: DecodeTile) => decodeMemory(tile, layout.headDim, hasTokenScales(layout)) <= memory;
   const around = ({ headTile, keyThreads, keysPerThread, valueThreads, invocations, loadWords: words, subgroups, halves }: DecodeTile) => {
     const units = rowBytes(layout) / (4 * words);
@@ -398,9 +394,17 @@ export function decodeTileSpace(
       },
     );
   };
-  if (!first.subgroups || !other) return around(first);
+  const first = chooseDecodeTile(layout, groupSize, device);
+  if (!first) return [];
+  // Round the default, and round what is chosen where there are no subgroups; and what is chosen in f32, as not every GPU has f16 fast.
   const whole = loadWords(layout);
-  return [...around(first), ...(first.loadWords < whole ? around({ ...first, loadWords: whole }) : []), ...around(other)];
+  const choose = (without: Partial<DecodeDevice>) => chooseDecodeTile(layout, groupSize, { ...device, ...without });
+  const longer = first.subgroups && first.loadWords < whole ? { ...first, loadWords: whole } : undefined;
+  const plain = first.subgroups ? choose({ subgroupSize: 0 }) : undefined;
+  const inF32 = first.halves ? choose({ shaderF16: false }) : undefined;
+  const plainInF32 = first.halves && first.subgroups ? choose({ shaderF16: false, subgroupSize: 0 }) : undefined;
+  const existing = (tiles: readonly (DecodeTile | undefined)[]) => tiles.filter((tile) => tile !== undefined);
+  return [...existing([first, longer, plain]).flatMap(around), ...existing([inF32, plainInF32])];
 }
 
 /** The given values, then all in which one of them, then two, are halved or doubled, as far as they stay integers. */

@@ -71,7 +71,8 @@ describe('products in f16', () => {
     const device = { ...gpu, features: on };
     expect(halvesOf(device, 'int8', { shaderF16: false })).toBe(false);
     const space = (options = {}) => tileSpace(device, { ...shape, dtype: 'int8' }, options).decode.map(({ halves }) => halves);
-    expect(new Set(space())).toEqual(new Set([true]));
+    expect(space()[0]).toBe(true);
+    expect(new Set(space())).toEqual(new Set([true, false])); // not every GPU has f16 fast
     expect(new Set(space({ shaderF16: false }))).toEqual(new Set([false]));
     expect(halvesOf({ ...device, adapter: { ...gpu.adapter, software: true } }, 'int8')).toBe(false);
   });

@@ -170,6 +170,14 @@ describe('the tiles to try', () => {
     expect(
       decodeTileSpace(f16, 4, { ...plainDevice, memory: 49152, maxInvocations: 64 }, 64).every(({ invocations }) => invocations <= 64),
     ).toBe(true);
+    // And 8 bits are tried in f32 where they are multiplied in f16.
+    const codes = { ...f16, dtype: 'int8' } as const;
+    for (const shaderF16 of [true, false]) {
+      const tiles = decodeTileSpace(codes, 4, { memory: 49152, maxInvocations: 128, subgroupSize: 32, shaderF16 });
+      expect(tiles[0].halves).toBe(shaderF16);
+      expect(new Set(tiles.map(({ halves, subgroups }) => `${halves} ${subgroups}`)).size).toBe(shaderF16 ? 4 : 2);
+      expect(distinct(tiles)).toBe(tiles.length);
+    }
     expect(decodeTileSpace(f16, 4, { ...plainDevice, memory: 1024 })).toEqual([]);
     expect(prefillTileSpace(f16, 4, 1024, 128)).toEqual([]);
   });
