@@ -139,7 +139,6 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
   }
   let bounds = findBounds(firstToken, tokens, keyEnd);
   let plainScores = hasPlainScores();
-  let endsAlone = args.window == 0u && !bounds.biased; // keys are hidden by where rows end, and by nothing else
 
   // Between the products an invocation has every other eight keys of a tile, of one row in each pass.
   let part = (lane / partnerBit) % 2u;
@@ -222,7 +221,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
       let head = row % headTile;
       let exists = t < tokens && head < heads;
       var factor = args.scale * logE;
-      if (!(plainScores && (allSeen || endsAlone))) {
+      if (!(plainScores && (allSeen || bounds.endsAlone))) {
         factor = 1.0;
         for (var j = 0u; j < ownVectors; j++) {
           let v = 4u * (j / 2u) + 2u * part + j % 2u;
@@ -242,7 +241,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
       for (var j = 0u; j < ownVectors; j++) { // unrolled
         own[j] = factor * bitcast<vec4f>(scores[row * scoreStride + 4u * (j / 2u) + 2u * part + j % 2u]);
       }
-      if (plainScores && endsAlone && !allSeen) {
+      if (plainScores && bounds.endsAlone && !allSeen) {
         var end = 0u;
         if (exists) {
           end = min(keyEnd, spans[t].keyEnd);

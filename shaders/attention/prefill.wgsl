@@ -66,7 +66,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   }
   workgroupBarrier();
   let plainScores = hasPlainScores();
-  let endsAlone = plainScores && args.window == 0u && !bounds.biased; // keys are hidden by where rows end, and by nothing else
 
   // As the first product has it: rows rowGroup, rowGroup + rowGroups, ... and keys keyGroup, keyGroup + keyGroups, ...
   let keyGroup = local % keyGroups;
@@ -212,7 +211,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
         for (var j = 0u; j < keysPerThread; j++) { // unrolled
           let key = tile + keyGroup + j * keyGroups;
           var score = noScore;
-          if (endsAlone) {
+          if (plainScores && bounds.endsAlone) {
             score = select(noScore, scores[i * keysPerThread + j], key < end);
           } else if (exists) {
             score = maskedScore(scores[i * keysPerThread + j], t, firstToken, firstHead + head, key, keyEnd);

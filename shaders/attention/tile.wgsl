@@ -17,7 +17,7 @@ struct Bounds {
   firstInWindow: u32,
   seenBegin: u32,
   seenEnd: u32,
-  biased: bool, // some token has biases
+  endsAlone: bool, // keys are hidden by where rows end, and by nothing else: there is no window, and no token has biases
 }
 
 const spansAtOnce = min(8u, rowTile / headTile);
@@ -25,7 +25,7 @@ const spansAtOnce = min(8u, rowTile / headTile);
 // From memory that is uniform, so that loops with barriers are uniform. Several spans at once, whose loads do not wait for one another; the last
 // token may be looked at several times.
 fn findBounds(firstToken: u32, tokens: u32, keyEnd: u32) -> Bounds {
-  var bounds = Bounds(keyEnd, 0u, keyEnd, false);
+  var bounds = Bounds(keyEnd, 0u, keyEnd, args.window == 0u);
   for (var first = 0u; first < tokens; first += spansAtOnce) {
     for (var n = 0u; n < spansAtOnce; n++) { // unrolled
       let span = loadSpan(firstToken + min(first + n, tokens - 1u));
@@ -34,7 +34,7 @@ fn findBounds(firstToken: u32, tokens: u32, keyEnd: u32) -> Bounds {
       bounds.seenBegin = max(bounds.seenBegin, begin);
       bounds.seenEnd = min(bounds.seenEnd, min(span.keyEnd, select(span.keyEnd, span.biasBegin, span.bias != 0u)));
       bounds.seenEnd = min(bounds.seenEnd, select(keyEnd, span.index + args.window, args.window != 0u));
-      bounds.biased = bounds.biased || span.bias != 0u;
+      bounds.endsAlone = bounds.endsAlone && span.bias == 0u;
     }
   }
   return bounds;
