@@ -20,7 +20,7 @@ struct Bounds {
   endsAlone: bool, // keys are hidden by where rows end, and by nothing else: there is no window, and no token has biases
 }
 
-const spansAtOnce = min(8u, rowTile / headTile);
+const spansAtOnce = min(rowTile / headTile, max(1u, min(8u, invocations / 16u))); // a CPU takes long to compile more
 
 // From memory that is uniform, so that loops with barriers are uniform. Several spans at once, whose loads do not wait for one another; the last
 // token may be looked at several times.
