@@ -27,14 +27,9 @@ fn scaleOf(bits: u32) -> f32 {
   return max(bitcast<f32>(bits) / largest, 1e-30);
 }
 
-fn loadKey(at: u32, first: u32, position: u32) -> vec4f {
-  let d = first + vec4<u32>(0u, 1u, 2u, 3u);
-  let own = vec4f(key[at + d.x], key[at + d.y], key[at + d.z], key[at + d.w]);
-  if (args.rotaryHalf == 0u) {
-    return own;
-  }
-  let across = at + rotaryPartners(d, args.rotaryHalf);
-  return rotate(own, vec4f(key[across.x], key[across.y], key[across.z], key[across.w]), d, position, args.rotaryHalf);
+// For rotary.wgsl.
+fn unturned(at: u32) -> f32 {
+  return key[at];
 }
 
 fn pack4(values: vec4f) -> u32 {
@@ -91,8 +86,8 @@ fn main(
     let position = plan[plan[POSITIONS] + token];
     let keyAt = token * args.rowStride + args.keyOffset + head * headDim;
     let valueAt = token * args.rowStride + args.valueOffset + head * headDim;
-    keys.low = loadKey(keyAt, chunk * 8u, position);
-    keys.high = loadKey(keyAt, chunk * 8u + 4u, position);
+    keys.low = loadTurned(keyAt, chunk * 8u, position);
+    keys.high = loadTurned(keyAt, chunk * 8u + 4u, position);
     for (var i = 0u; i < 4u; i++) { // unrolled
       let d = chunk * 8u + i;
       values.low[i] = value[valueAt + d];

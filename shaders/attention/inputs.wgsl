@@ -15,24 +15,12 @@ fn queryAt(token: u32, head: u32) -> u32 {
   return token * args.queryStride + args.queryOffset + head * headDim;
 }
 
-// Values [4 * column, 4 * column + 4) of the query that begins at `at`, not yet turned.
-fn loadColumn(at: u32, column: u32) -> vec4f {
-  let first = at + 4u * column;
-  return vec4f(query[first], query[first + 1u], query[first + 2u], query[first + 3u]);
+// For rotary.wgsl.
+fn unturned(at: u32) -> f32 {
+  return query[at];
 }
 
-// The same, turned to its position; where rotaryHalf is not 0.
-fn turnColumn(values: vec4f, at: u32, column: u32, position: u32) -> vec4f {
-  let d = 4u * column + vec4<u32>(0u, 1u, 2u, 3u);
-  let across = at + rotaryPartners(d, args.rotaryHalf);
-  return rotate(values, vec4f(query[across.x], query[across.y], query[across.z], query[across.w]), d, position, args.rotaryHalf);
-}
-
+// Values [4 * column, 4 * column + 4) of a query, turned to its position.
 fn loadQuery(token: u32, head: u32, column: u32, position: u32) -> vec4f {
-  let at = queryAt(token, head);
-  let values = loadColumn(at, column);
-  if (args.rotaryHalf == 0u) {
-    return values;
-  }
-  return turnColumn(values, at, column, position);
+  return loadTurned(queryAt(token, head), 4u * column, position);
 }

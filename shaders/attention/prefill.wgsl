@@ -106,6 +106,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   for (var step = 0u; step < queryLoads; step += queriesAtOnce) {
     // Spare rows are loaded, too, and there is one branch for all: nothing makes loads wait for one another.
     var at: array<u32, queriesAtOnce>;
+    var dimension: array<u32, queriesAtOnce>;
     var position: array<u32, queriesAtOnce>;
     var values: array<vec4f, queriesAtOnce>;
     for (var n = 0u; n < queriesAtOnce; n++) { // unrolled
@@ -114,12 +115,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
       let token = firstToken + min(row / headTile, tokens - 1u);
       at[n] = queryAt(token, firstHead + min(row % headTile, heads - 1u));
       position[n] = plan[positions + token];
-      values[n] = loadColumn(at[n], i % columns);
+      dimension[n] = 4u * (i % columns);
+      values[n] = loadUnturned(at[n], dimension[n]);
     }
     if (args.rotaryHalf != 0u) {
       for (var n = 0u; n < queriesAtOnce; n++) { // unrolled
-        let column = ((step + n) * invocations + local) % columns;
-        values[n] = turnColumn(values[n], at[n], column, position[n]);
+        values[n] = rotate(values[n], at[n], dimension[n], position[n]);
       }
     }
     for (var n = 0u; n < queriesAtOnce; n++) { // unrolled
