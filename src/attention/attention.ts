@@ -162,7 +162,7 @@ export class PagedAttention {
     const { numHeads } = this.#options;
     const plan = this.planBuffer;
     const rotary = options.rotary?.table ?? this.#noRotary;
-    const rotaryHalf = options.rotary?.half ?? 0;
+    const layerValues = { rotaryHalf: options.rotary?.half ?? 0, keyScale: options.keyScale ?? 1, valueScale: options.valueScale ?? 1 };
     const layout = {
       blockSize,
       numKvHeads,
@@ -186,9 +186,7 @@ export class PagedAttention {
       rowStride: keyValueStride,
       keyOffset: options.keyOffset ?? 0,
       valueOffset: options.valueOffset ?? 0,
-      rotaryHalf,
-      keyScale: options.keyScale ?? 1,
-      valueScale: options.valueScale ?? 1,
+      ...layerValues,
       numTokens: 0,
     };
     const copyArgs: ArgumentsOf<PoolKernels['copy']['arguments']> = {
@@ -216,10 +214,8 @@ export class PagedAttention {
       keepFirst: 0,
       queryStride: options.queryStride ?? numHeads * headDim,
       queryOffset: options.queryOffset ?? 0,
-      rotaryHalf,
+      ...layerValues,
       tableStride: this.#kv.options.maxBlocksPerSequence,
-      keyScale: options.keyScale ?? 1,
-      valueScale: options.valueScale ?? 1,
       alibi: options.alibi ? (options.alibi.kind === 'sqrt' ? 2 : 1) : 0,
       sinks: options.sinks ? 1 : 0,
       logSumExp: this.#logSumExpAt,

@@ -34,13 +34,10 @@ export function poolPrelude(bindings: readonly number[], access: 'read' | 'read_
 /** Of a dtype's code. */
 export const formatOf = (kvDtype: number) => Object.values(kvFormats)[kvDtype];
 
-/** A unit is what one load brings: vectors of four values. A row has so many. */
-export function unitsOf(headDim: number, kvDtype: number, loadWords: number): { readonly units: number; readonly unitVectors: number } {
-  const unitVectors = loadWords / formatOf(kvDtype).bytes;
-  return { units: headDim / (4 * unitVectors), unitVectors };
-}
-
-/** @param halves codes are to be unpacked as f16: then they have no offset */
+/**
+ * A unit is what one load brings: vectors of four values.
+ * @param halves codes are to be unpacked as f16: then they have no offset
+ */
 export function unitFunctions(kvDtype: number, loadWords: number, halves: boolean): string {
   const format = formatOf(kvDtype);
   const vectors = loadWords / format.bytes;
