@@ -28,8 +28,9 @@ fn windowBegin(span: Span) -> u32 {
 
 // A key that is not visible by its place may have no block any more, and is not read.
 fn isVisible(span: Span, key: u32) -> bool {
-  let inWindow = key + args.window > span.index && key < span.index + args.window;
-  return key < span.keyEnd && (args.window == 0u || inWindow || key >= span.rangeBegin || key < args.keepFirst);
+  // Without short circuits, which naga writes as branches, so that loads would wait for one another.
+  let inWindow = (key + args.window > span.index) & (key < span.index + args.window);
+  return (key < span.keyEnd) & ((args.window == 0u) | inWindow | (key >= span.rangeBegin) | (key < args.keepFirst));
 }
 
 // The start of the first tile from `tile` on that holds a visible key: jumps over what lies between the kept keys and the window.
