@@ -33,6 +33,7 @@ const queryBlocks = queryUnits / 2u;
 const queryChunks = (dimBlocks + queryBlocks - 1u) / queryBlocks;
 const outputChunks = (ownDimBlocks + ownKeyBlocks - 1u) / ownKeyBlocks;
 const largestHalf = 65504.0;
+const largestCode = select(select(57344.0, 448.0, kvDtype == kvE4m3), 128.0, kvDtype == kvInt8);
 const logE = 1.4426950408889634; // by 2
 const headroom = 8.0;
 const slack = 15.0;
@@ -43,33 +44,58 @@ var<workgroup> weights: array<vec4<u32>, rowTile * weightStride>; // f16
 var<workgroup> states: array<vec2f, rowTile>; // factors by which outputs are to be rescaled; in the end (reference, sum)
 var<workgroup> raised: atomic<u32>; // a row took a new reference
 
+fn clampHalves(values: vec4f) -> vec4f {
+  return clamp(values, vec4f(-largestHalf), vec4f(largestHalf));
+}
+
 fn packHalves(low: vec4f, high: vec4f) -> vec4<u32> {
-  let a = clamp(low, vec4f(-largestHalf), vec4f(largestHalf));
-  let b = clamp(high, vec4f(-largestHalf), vec4f(largestHalf));
-  return vec4<u32>(pack2x16float(a.xy), pack2x16float(a.zw), pack2x16float(b.xy), pack2x16float(b.zw));
+  return vec4<u32>(pack2x16float(low.xy), pack2x16float(low.zw), pack2x16float(high.xy), pack2x16float(high.zw));
 }
 
-fn dequantise(loaded: PoolLoad, v: u32, scale: f32) -> vec4f {
-  return codeFactor * scale * (unpackVector(loaded, v) + codeOffset);
+// Eight values.
+fn dequantise(loaded: PoolLoad, u: u32, factor: f32, clamped: bool) -> vec4<u32> {
+  var low = fma(unpackVector(loaded, 2u * u), vec4f(factor), vec4f(codeOffset * factor));
+  var high = fma(unpackVector(loaded, 2u * u + 1u), vec4f(factor), vec4f(codeOffset * factor));
+  if (clamped) {
+    low = clampHalves(low);
+    high = clampHalves(high);
+  }
+  return packHalves(low, high);
 }
 
-// Puts an invocation's n-th load of a tile where it belongs. which: 0 for keys, 1 for values.
-fn keepLoad(which: u32, turn: u32, loaded: PoolLoad, n: u32, local: u32) {
-  let i = n * invocations + local;
-  if (i >= keyTile * units) {
-    return;
+// Puts an invocation's loads of a tile where they belong. which: 0 for keys, 1 for values. Factors make values of codes.
+fn placeLoads(which: u32, loaded: array<PoolLoad, tileLoads>, factors: array<f32, tileLoads>, clamped: bool, local: u32) {
+  for (var n = 0u; n < tileLoads; n++) { // unrolled
+    let i = n * invocations + local;
+    if (i < keyTile * units) {
+      let at = which * valueBase + i / units * stagedStride + i % units * loadUnits;
+      if (kvDtype == kvF16) {
+        staged[at] = loaded[n];
+      } else {
+        for (var u = 0u; u < loadUnits; u++) {
+          staged[at + u] = dequantise(loaded[n], u, factors[n], clamped);
+        }
+      }
+    }
   }
-  let at = which * valueBase + i / units * stagedStride + i % units * loadUnits;
-  if (kvDtype == kvF16) {
-    staged[at] = loaded;
-    return;
+}
+
+fn keepLoads(which: u32, turn: u32, loaded: array<PoolLoad, tileLoads>, local: u32) {
+  var factors: array<f32, tileLoads>;
+  var largestScale = 0.0;
+  for (var n = 0u; n < tileLoads; n++) { // unrolled
+    var scale = select(args.keyScale, args.valueScale, which == 1u);
+    if (tokenScales) {
+      scale = scales[turn * keyTile + min((n * invocations + local) / units, keyTile - 1u)][which];
+    }
+    largestScale = max(largestScale, scale);
+    factors[n] = codeFactor * scale;
   }
-  var scale = select(args.keyScale, args.valueScale, which == 1u);
-  if (tokenScales) {
-    scale = scales[turn * keyTile + i / units][which];
-  }
-  for (var u = 0u; u < loadUnits; u++) {
-    staged[at + u] = packHalves(dequantise(loaded, 2u * u, scale), dequantise(loaded, 2u * u + 1u, scale));
+  // Where f16 may not hold all values these are clamped: one branch for all loads, lest a branch for each keep them apart.
+  if (kvDtype != kvF16 && largestScale > largestHalf / largestCode) {
+    placeLoads(which, loaded, factors, true, local);
+  } else {
+    placeLoads(which, loaded, factors, false, local);
   }
 }
 
@@ -82,7 +108,7 @@ fn packedQuery(row: u32, unitOfRow: u32, firstToken: u32, tokens: u32, firstHead
   }
   let position = plan[plan[POSITIONS] + firstToken + t];
   let low = loadQuery(firstToken + t, firstHead + head, 2u * unitOfRow, position);
-  return packHalves(low, loadQuery(firstToken + t, firstHead + head, 2u * unitOfRow + 1u, position));
+  return packHalves(clampHalves(low), clampHalves(loadQuery(firstToken + t, firstHead + head, 2u * unitOfRow + 1u, position)));
 }
 
 // The factor that carries what was added up under one reference over to a later one.
@@ -172,8 +198,9 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
   workgroupBarrier();
   var loaded: array<PoolLoad, tileLoads>;
   for (var n = 0u; n < tileLoads; n++) { // unrolled
-    keepLoad(0u, 0u, loadOfTile(0u, 0u, n, local), n, local);
+    loaded[n] = loadOfTile(0u, 0u, n, local);
   }
+  keepLoads(0u, 0u, loaded, local);
   workgroupBarrier();
   while (tile < keyEnd) {
     let later = nextTile(following + keyTile, keyTile, bounds.firstInWindow);
@@ -209,9 +236,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
     }
     workgroupBarrier();
 
-    for (var n = 0u; n < tileLoads; n++) { // unrolled
-      keepLoad(1u, turn, loaded[n], n, local);
-    }
+    keepLoads(1u, turn, loaded, local);
     for (var n = 0u; n < tileLoads; n++) { // unrolled
       loaded[n] = loadOfTile(1u - turn, 0u, n, local);
     }
@@ -325,9 +350,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
     if (sharedStage) {
       workgroupBarrier();
     }
-    for (var n = 0u; n < tileLoads; n++) { // unrolled
-      keepLoad(0u, 1u - turn, loaded[n], n, local);
-    }
+    keepLoads(0u, 1u - turn, loaded, local);
     workgroupBarrier();
     tile = following;
     following = later;

@@ -92,6 +92,31 @@ for (const [name, [change, more]] of Object.entries(cases)) {
   spec(`${name}`, (t) => run(t, 'f16, 64 rows', change, more), { devices: 'granted' });
 }
 
+/** Keys that e4m3 holds by a scale of 200: 448 times as much is more than f16 holds, none of these is. */
+const wideKeys: NonNullable<CaseChange['adapt']> = ({ query, key }) => {
+  for (let i = 0; i < query.length; i++) query[i] /= 500;
+  for (let i = 0; i < key.length; i++) key[i] *= 500;
+};
+
+/** The first key as well, whose weight is all there is, whether as it is or as the largest value of f16. */
+const giantKey: CaseChange['adapt'] = (rows, place) => {
+  wideKeys(rows, place);
+  for (let i = 3; i < rows.query.length; i += 80) rows.query[i] = 0.04;
+  for (let i = 3; i < rows.key.length; i += 80) rows.key[i] = place === 0 ? 70000 : 0;
+};
+
+spec(
+  'a key that f16 does not hold',
+  (t) => run(t, 'e4m3, head dim 80, two stages', { logSumExp: false }, { adapt: giantKey, keyScale: 200 }),
+  { devices: 'default' },
+);
+
+spec(
+  'a scale whose largest value f16 does not hold',
+  (t) => run(t, 'e4m3, head dim 80, two stages', {}, { adapt: wideKeys, keyScale: 200 }),
+  { devices: 'default' },
+);
+
 const some = [
   'a draft and a chunk',
   'on edges of blocks and tiles, single tokens too',

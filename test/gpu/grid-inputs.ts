@@ -22,6 +22,8 @@ export interface CaseChange {
   readonly numBlocks?: number | 'largest';
   /** Changes the rows of a token, which are its own then. */
   readonly adapt?: (rows: Readonly<Record<'query' | 'key' | 'value', Float32Array>>, place: number) => void;
+  /** The keys' scale where the storage is scaled by tensor; default: a little more than what all keys fit by. */
+  readonly keyScale?: number;
   /** Gives up the blocks before the windows of the new tokens, and poisons them. */
   readonly release?: boolean;
   /** Runs other kernels than those that would be chosen: what options ask for, or what is made of the choice. Cases of one name share a launch cache. */
@@ -87,7 +89,7 @@ function stockOf(seed: number, kind: 'normal' | 'half' | 'clipped'): Float32Arra
   return known;
 }
 
-export function makeInputs(of: GridCase, seed: number, numbers: Random, { adapt }: CaseChange = {}): CaseInputs {
+export function makeInputs(of: GridCase, seed: number, numbers: Random, { adapt, keyScale }: CaseChange = {}): CaseInputs {
   const { numHeads, numKvHeads } = headsOf(of);
   const { headDim } = of;
   const { dtype } = storages[of.storage];
@@ -127,7 +129,7 @@ export function makeInputs(of: GridCase, seed: number, numbers: Random, { adapt 
     prefixLen,
     scale: 1 / Math.sqrt(headDim),
     // A little more than needed for keys, which rotary turns.
-    keyScale: Math.fround(tensorScale * (byTensor ? 1.15 : 1)),
+    keyScale: keyScale ?? Math.fround(tensorScale * (byTensor ? 1.15 : 1)),
     valueScale: Math.fround(tensorScale),
     window: of.window === 'none' ? undefined : of.window === 'longer' ? longestOf(of) + 13 : of.window,
     slopes: perHead((head) => 2 ** ((-8 * (head + 1)) / numHeads)),
