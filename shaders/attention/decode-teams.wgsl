@@ -129,7 +129,7 @@ fn main(
     }
     for (var u = 0u; u < keyUnits; u++) { // unrolled
       for (var v = 0u; v < unitVectors; v++) { // unrolled
-        var unpacked: array<Codes, keysPerThread>;
+        var unpacked: array<KeyCodes, keysPerThread>;
         for (var j = 0u; j < keysPerThread; j++) { // unrolled
           unpacked[j] = keyCodes(keys[j * keyUnits + u], v);
         }

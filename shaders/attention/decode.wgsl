@@ -138,7 +138,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     }
     for (var u = 0u; u < keyUnits; u++) { // unrolled
       for (var v = 0u; v < unitVectors; v++) { // unrolled
-        var unpacked: array<Codes, keysPerThread>;
+        var unpacked: array<KeyCodes, keysPerThread>;
         for (var j = 0u; j < keysPerThread; j++) { // unrolled
           unpacked[j] = keyCodes(keys[j * keyUnits + u], v);
         }

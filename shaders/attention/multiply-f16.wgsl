@@ -1,14 +1,12 @@
 // How the decode kernels multiply 8-bit codes where the device has shader-f16: in pairs of f16, which many GPUs multiply as fast as single f32, and
-// which codes become by their bits alone. All codes are exact. Queries are rounded to f16, in steps such that no sum of products overflows. Weights are
-// rounded to f16, and what the keys of one round add to an output is summed up in f16, then in f32. The reference of a head is such that no sum overflows:
-// it is not a score, but a score and the logarithm of its value's scale.
+// which codes become by their bits alone; keys in int8 as they are (keys-f16.wgsl, keys-i8.wgsl). All codes are exact. Queries are rounded in steps such that
+// no sum of products overflows. Weights are rounded to f16, and what the keys of one round add to an output is summed up in f16, then in f32. The reference of
+// a head is such that no sum overflows: it is not a score, but a score and the logarithm of its value's scale.
 //
 // Four codes are in the order 0, 2, 1, 3: a word's even bytes, then its odd ones. The prelude has `unpackHalves(load, v)`, `halvesTop`, their largest
 // magnitude, `halvesFactor`, which makes them values without a scale, and `valueShift`, by which codes of values are to be multiplied first.
 
-alias Query = vec4<f16>;
 alias Codes = vec4<f16>;
-alias Product = vec4<f16>;
 alias Share = f16;
 alias Shares = vec4<f16>;
 alias ShareWord = u32;
@@ -22,8 +20,6 @@ const slack = 4.0;
 const keyFactor = halvesFactor;
 const valueFactor = halvesFactor / valueShift;
 const largestHalf = 65504.0;
-// Products of a query that an invocation adds up in one half, or in two which are then added.
-const mostQuery = largestHalf / (halvesTop * f32(keyUnits * unit / 2u));
 const mostShare = largestHalf / (halvesTop * valueShift * f32(keysOfCrew));
 
 const ownQueries = (headTile * columns + invocations - 1u) / invocations;
@@ -51,7 +47,7 @@ fn finishQueries(local: u32) {
     let i = local + n * invocations;
     if (i < headTile * columns) {
       let step = queryStep(i / columns);
-      queries[i] = Query((unrounded[n] / step).xzyw);
+      queries[i] = roundQuery(unrounded[n] / step);
     }
   }
   for (var g = local; g < headTile; g += invocations) {
@@ -65,10 +61,6 @@ fn queryStep(head: u32) -> f32 {
 
 fn wholeProduct(product: f32, g: u32) -> f32 {
   return product * querySteps[g];
-}
-
-fn keyCodes(load: PoolLoad, v: u32) -> Codes {
-  return unpackHalves(load, v);
 }
 
 fn valueCodes(load: PoolLoad, v: u32) -> Codes {
@@ -97,15 +89,6 @@ fn halvesOfInt8(word: u32) -> Codes {
   let even = (word & 0x00ff00ffu) ^ 0x64806480u;
   let odd = ((word >> 8u) & 0x00ff00ffu) ^ 0x64806480u;
   return Codes(halvesOf(even), halvesOf(odd)) - 1152.0h;
-}
-
-fn multiplyAdd(k: Codes, q: Query, sum: Product) -> Product {
-  return fma(k, q, sum);
-}
-
-fn productSum(product: Product) -> f32 {
-  let pairs = product.xy + product.zw;
-  return f32(pairs.x) + f32(pairs.y);
 }
 
 fn levelOf(score: f32, valueScale: f32) -> f32 {

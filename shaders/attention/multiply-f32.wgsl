@@ -1,7 +1,8 @@
 // How the decode kernels multiply: in f32. A code times codeFactor, after codeOffset is added, is the value without its scale.
 
 alias Query = vec4f; // four values of a query
-alias Codes = vec4f; // four codes of a key or a value
+alias KeyCodes = vec4f; // four codes of a key
+alias Codes = vec4f; // of a value
 alias Product = f32; // of a query with codes of a key
 alias Share = f32; // weight of a key, with its value's scale
 alias Shares = vec4f; // of four heads
@@ -52,7 +53,7 @@ fn wholeProduct(product: f32, g: u32) -> f32 {
   return whole;
 }
 
-fn keyCodes(load: PoolLoad, v: u32) -> Codes {
+fn keyCodes(load: PoolLoad, v: u32) -> KeyCodes {
   return unpackVector(load, v);
 }
 
@@ -60,7 +61,7 @@ fn valueCodes(load: PoolLoad, v: u32) -> Codes {
   return unpackVector(load, v);
 }
 
-fn multiplyAdd(k: Codes, q: Query, sum: Product) -> Product {
+fn multiplyAdd(k: KeyCodes, q: Query, sum: Product) -> Product {
   return k.w * q.w + (k.z * q.z + (k.y * q.y + (k.x * q.x + sum)));
 }
 

@@ -7,6 +7,8 @@ import decodePartsSource from '../../shaders/attention/decode-parts.wgsl' with {
 import decodeTeamsSource from '../../shaders/attention/decode-teams.wgsl' with { type: 'text' };
 import fp8Source from '../../shaders/attention/fp8.wgsl' with { type: 'text' };
 import inputsSource from '../../shaders/attention/inputs.wgsl' with { type: 'text' };
+import keysF16Source from '../../shaders/attention/keys-f16.wgsl' with { type: 'text' };
+import keysI8Source from '../../shaders/attention/keys-i8.wgsl' with { type: 'text' };
 import loadSource from '../../shaders/attention/load.wgsl' with { type: 'text' };
 import matrixSource from '../../shaders/attention/matrix.wgsl' with { type: 'text' };
 import mergeSource from '../../shaders/attention/merge.wgsl' with { type: 'text' };
@@ -23,6 +25,7 @@ import updateSource from '../../shaders/attention/update.wgsl' with { type: 'tex
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
 import { type AnyKernel, defineKernel, frozen, gridCount, perCall, readBuffer, type ScalarType, writeBuffer } from '../launch/kernel.ts';
 import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
+import { kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
 import { argumentStruct, columnFunctions, constants, formatOf, poolPrelude, unitFunctions } from './prelude.ts';
@@ -36,9 +39,18 @@ import {
 } from './tuning.ts';
 
 /** The part of a decode kernel that multiplies 8-bit codes in f16: the functions of shaders/attention/multiply-f16.wgsl. */
-export type HalfProducts = Pick<MatrixFunctions, 'wgsl' | 'enables'>;
+export interface HalfProducts extends Pick<MatrixFunctions, 'wgsl' | 'enables'> {
+  /** Its functions for keys: those of shaders/attention/keys-f16.wgsl. */
+  readonly keys: string;
+  /** For keys in int8: those of shaders/attention/keys-i8.wgsl, or `keys` again. */
+  readonly byteKeys: string;
+}
 
-const deviceHalves: HalfProducts = { wgsl: multiplyF16Source, enables: ['f16'] };
+/** What multiplies in f16 on a device that has it. */
+export const deviceHalves: HalfProducts = { wgsl: multiplyF16Source, keys: keysF16Source, byteKeys: keysI8Source, enables: ['f16'] };
+
+/** Where WGSL has no dot products of bytes. */
+export const halvesAlone: HalfProducts = { ...deviceHalves, byteKeys: keysF16Source };
 
 /** f32 values of a partial state: headDim outputs, m, l, and two to keep rows of 16 bytes. */
 export const partialWords = (headDim: number) => headDim + 4;
@@ -251,7 +263,9 @@ function definePoolKernels(
         const sizes = { headTile, keyThreads, keysPerThread, valueThreads, invocations };
         const padded = 2 ** Math.ceil(Math.log2(Number(keysPerThread) * Number(headTile)));
         const teamSizes = { padded, laneBits: Math.floor(Math.log2(Number(keyThreads))) };
-        return [attendPrelude(selectors, halves), constants({ ...sizes, ...(subgroups ? teamSizes : {}) })].join('\n');
+        const keys = formatOf(Number(selectors.kvDtype)) === kvFormats.int8 ? halfProducts.byteKeys : halfProducts.keys;
+        const parts = [attendPrelude(selectors, halves), constants({ ...sizes, ...(subgroups ? teamSizes : {}) })];
+        return [...parts, ...(halves ? [keys] : [])].join('\n');
       },
       enables: () => [...(halves ? halfProducts.enables : []), ...(subgroups ? ['subgroups'] : [])],
       arguments: decodeArguments,
@@ -369,7 +383,7 @@ export function poolKernelsFor(
   matrices = subgroupPrefill,
   halfProducts = deviceHalves,
 ): PoolKernels {
-  const key = JSON.stringify([poolBuffers, modifications, matrices.wgsl, halfProducts.wgsl]);
+  const key = JSON.stringify([poolBuffers, modifications, matrices.wgsl, halfProducts]);
   const known = poolKernels.get(key) ?? definePoolKernels(poolBuffers, modifications, matrices, halfProducts);
   poolKernels.set(key, known);
   return known;

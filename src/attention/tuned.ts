@@ -10,7 +10,7 @@ import { hash } from '../launch/manifest.ts';
 import type { MatrixFunctions } from '../matrices.ts';
 import { version } from '../version.ts';
 import { adapterDefaults } from './adapters.ts';
-import { attentionKernels, type HalfProducts } from './kernels.ts';
+import { attentionKernels, deviceHalves, type HalfProducts, halvesAlone } from './kernels.ts';
 import { hasTokenScales, type KvDtype, type KvLayout, kvFormats } from './layout.ts';
 import { planPrelude, type Split } from './plan.ts';
 import {
@@ -68,7 +68,7 @@ export function tuningOrigin({ device, limits, adapter }: Gpu): TuningOrigin {
   const { vendor, architecture, device: name, description } = adapter;
   return {
     library: version,
-    wgsl: hash([planPrelude, ...attentionKernels.flatMap(({ source }) => source)].join('\n')),
+    wgsl: hash([planPrelude, ...attentionKernels.flatMap(({ source }) => source), deviceHalves.keys, deviceHalves.byteKeys].join('\n')),
     adapter: { vendor, architecture, device: name, description },
     host: hostName(),
     features: [
@@ -155,7 +155,8 @@ export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOp
   const splits = tuned?.map(({ sequences, keys, targetWorkgroups, minSegmentKeys }) => {
     return { sequences, keys, minSegmentKeys, targetWorkgroups: Math.min(targetWorkgroups, most) };
   });
-  return { decode, prefill, plainPrefill, splits: splits ?? [split], split };
+  const halfProducts = gpu.wgslLanguageFeatures.has('packed_4x8_integer_dot_product') ? undefined : halvesAlone;
+  return { decode, prefill, plainPrefill, halfProducts, splits: splits ?? [split], split };
 }
 
 /** Workgroups of one work item of the decode kernel. */

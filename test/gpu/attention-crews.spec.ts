@@ -2,8 +2,10 @@
  * Decode tiles in which more invocations read a value together than a key: every value in float64 beside it, in a poisoned pool. On a device without
  * shader-f16 products in f16 are those in f32 by the same text, so that all but their range and rounding is tested anywhere.
  */
+import keysF16 from '../../shaders/attention/keys-f16.wgsl' with { type: 'text' };
+import keysI8 from '../../shaders/attention/keys-i8.wgsl' with { type: 'text' };
 import multiplyF16 from '../../shaders/attention/multiply-f16.wgsl' with { type: 'text' };
-import type { HalfProducts } from '../../src/attention/kernels.ts';
+import { deviceHalves, type HalfProducts } from '../../src/attention/kernels.ts';
 import type { KernelChoice } from '../../src/attention/tuned.ts';
 import { type SpecContext, spec } from '../harness/harness.ts';
 import { type GridCase, plainCase } from './grid.ts';
@@ -31,19 +33,19 @@ const cases: readonly (readonly [Partial<GridCase>, CaseChange?])[] = [
 /** Values that f16 cannot hold, but by their scales. (With the offset of int8's codes in f32, what is left of a zero is a millionth of them.) */
 const large: (typeof cases)[number] = [{}, { adapt: ({ value }) => value.set(value.map((x) => 1e6 * Math.abs(x))) }];
 
-const emulated: HalfProducts = {
-  wgsl: multiplyF16
+const inF32 = (wgsl: string) =>
+  wgsl
     .replace(/vec([24])<f16>/g, 'vec$1f')
     .replace(/\bf16\b/g, 'f32')
-    .replace(/(\d)h\b/g, '$1f'),
-  enables: [],
-};
+    .replace(/(\d)h\b/g, '$1f');
+const emulated: HalfProducts = { wgsl: inF32(multiplyF16), keys: inF32(keysF16), byteKeys: keysI8, enables: [] };
 
-async function run(t: SpecContext, layout: CrewLayout, subgroups: boolean): Promise<void> {
+async function run(t: SpecContext, layout: CrewLayout, subgroups: boolean, bytes = true): Promise<void> {
   const { keyThreads, keysPerThread, valueThreads, crews, headTile, loadWords, halves = false, ...shape } = layout;
   const decode = { headTile, keyThreads, keysPerThread, valueThreads, invocations: crews * valueThreads, loadWords, subgroups, halves };
-  const halfProducts = t.gpu.features.shaderF16 ? undefined : emulated;
-  const kernels = { name: JSON.stringify(decode), of: (choice: KernelChoice) => ({ ...choice, decode, halfProducts }) };
+  const products = t.gpu.features.shaderF16 ? deviceHalves : emulated;
+  const halfProducts = bytes ? products : { ...products, byteKeys: products.keys };
+  const kernels = { name: `${JSON.stringify(decode)} ${bytes}`, of: (choice: KernelChoice) => ({ ...choice, decode, halfProducts }) };
   const hasScales = layout.storage.endsWith('by token');
   for (const [change, more] of halves && hasScales ? [...cases, large] : cases) {
     const of = { ...plainCase, ...shape, device: t.variant, maxInvocations: 8, ...change } as GridCase;
@@ -71,12 +73,12 @@ for (const [name, layout] of Object.entries(byBarriers)) {
 }
 
 const codes = ['int8 by token', 'int8 by tensor', 'e4m3 by token', 'e5m2 by token', 'e5m2 by tensor'] as const;
-for (const storage of codes) {
+for (const [storage, bytes] of [...codes.map((storage) => [storage, true] as const), ['int8 by token', false] as const]) {
   spec(
-    `by barriers in f16: ${storage}`,
+    `by barriers in f16: ${storage}${bytes ? '' : ', no dot products of bytes'}`,
     async (t) => {
       const tile = { keyThreads: 2, keysPerThread: 2, valueThreads: 8, crews: 2, headTile: 4, loadWords: 2, halves: true };
-      await run(t, { heads: '14/2', headDim: 64, storage, ...tile }, false);
+      await run(t, { heads: '14/2', headDim: 64, storage, ...tile }, false, bytes);
     },
     { devices: 'default', hostIndependent: true },
   );

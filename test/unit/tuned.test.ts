@@ -1,5 +1,6 @@
 /** What a tuning from a file may and may not do. */
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { deviceHalves } from '../../src/attention/kernels.ts';
 import { chooseKernels, nearestSplit, tileSpace, tuningOrigin } from '../../src/attention/tuned.ts';
 import { splitSpace } from '../../src/attention/tuner.ts';
 import { hostName } from '../../src/host.ts';
@@ -65,6 +66,13 @@ describe('products in f16', () => {
       ...[true, true, true],
     ]);
     expect(halvesOf(gpu, 'int8')).toBe(false);
+  });
+
+  it('are of bytes for keys in int8 where WGSL has dot products of bytes', () => {
+    const withBytes = { ...gpu, wgslLanguageFeatures: new Set(['packed_4x8_integer_dot_product']) };
+    const productsOf = (one: Gpu) => chooseKernels(one, shape).halfProducts ?? deviceHalves;
+    expect(productsOf(withBytes).byteKeys).toContain('dot4I8Packed');
+    expect(productsOf(gpu).byteKeys).not.toContain('dot4I8Packed');
   });
 
   it('are left out on request, also when tuning, and where a CPU computes', () => {
