@@ -5,7 +5,7 @@ alias Query = vec2<u32>; // four values, in steps: their high bytes, their low o
 alias KeyCodes = u32;
 alias Product = vec2<i32>; // with high bytes, with low ones
 
-// So that high bytes are 127 at most. No sum overflows: 128 * 32512 * 256 values are 2^30.
+// So that high bytes are 127 at most. No sum overflows: 128 * 32512 for each of 256 values is 2^30.
 const mostQuery = 32512.0;
 
 fn roundQuery(values: vec4f) -> Query {

@@ -28,7 +28,7 @@ fn windowBegin(span: Span) -> u32 {
 
 // A key that is not visible by its place may have no block any more, and is not read.
 fn isVisible(span: Span, key: u32) -> bool {
-  // Without short circuits, which naga writes as branches, so that loads would wait for one another.
+  // Without short circuits: these are branches, for which loads behind them wait.
   let inWindow = (key + args.window > span.index) & (key < span.index + args.window);
   return (key < span.keyEnd) & ((args.window == 0u) | inWindow | (key >= span.rangeBegin) | (key < args.keepFirst));
 }
