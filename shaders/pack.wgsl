@@ -13,6 +13,22 @@ fn unpackHalf8(words: vec4<u32>) -> Eight {
   );
 }
 
+const largestHalf = 65504.0;
+
+fn clampHalf8(values: Eight) -> Eight {
+  return Eight(clamp(values.low, vec4f(-largestHalf), vec4f(largestHalf)), clamp(values.high, vec4f(-largestHalf), vec4f(largestHalf)));
+}
+
+// Of values that f16 holds.
+fn packHalf8(values: Eight) -> vec4<u32> {
+  return vec4<u32>(
+    pack2x16float(values.low.xy),
+    pack2x16float(values.low.zw),
+    pack2x16float(values.high.xy),
+    pack2x16float(values.high.zw),
+  );
+}
+
 fn unpackBrain2(word: u32) -> vec2f {
   return vec2f(bitcast<f32>(word << 16u), bitcast<f32>(word & 0xffff0000u));
 }

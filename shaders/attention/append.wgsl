@@ -11,7 +11,6 @@
 const chunks = headDim / 8u;
 const rowsPerGroup = max(1u, 64u / chunks);
 const invocations = rowsPerGroup * chunks;
-const largest = select(select(57344.0, 448.0, kvDtype == kvE4m3), 127.0, kvDtype == kvInt8);
 
 // The bits of the largest magnitudes of keys and values: floats that are not negative are in the order of their bits.
 var<workgroup> largestKeys: array<atomic<u32>, rowsPerGroup>;
@@ -24,7 +23,7 @@ fn largestOf(values: Eight) -> u32 {
 
 // Not 0 and not subnormal, so that the inverse is finite.
 fn scaleOf(bits: u32) -> f32 {
-  return max(bitcast<f32>(bits) / largest, 1e-30);
+  return max(bitcast<f32>(bits) / largestCode, 1e-30);
 }
 
 // For rotary.wgsl.
@@ -38,8 +37,8 @@ fn pack4(values: vec4f) -> u32 {
   }
   let mantissaBits = select(2u, 3u, kvDtype == kvE4m3);
   let bias = select(15u, 7u, kvDtype == kvE4m3);
-  return packFloat8(values.x, mantissaBits, bias, largest) | (packFloat8(values.y, mantissaBits, bias, largest) << 8u)
-    | (packFloat8(values.z, mantissaBits, bias, largest) << 16u) | (packFloat8(values.w, mantissaBits, bias, largest) << 24u);
+  return packFloat8(values.x, mantissaBits, bias, largestCode) | (packFloat8(values.y, mantissaBits, bias, largestCode) << 8u)
+    | (packFloat8(values.z, mantissaBits, bias, largestCode) << 16u) | (packFloat8(values.w, mantissaBits, bias, largestCode) << 24u);
 }
 
 fn storeRow8(buffer: u32, row: u32, chunk: u32, values: Eight) {

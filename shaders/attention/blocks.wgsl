@@ -12,6 +12,8 @@ const kvInt8 = 2u;
 const kvE4m3 = 3u;
 const kvE5m2 = 4u;
 
+const largestCode = select(select(57344.0, 448.0, kvDtype == kvE4m3), 127.0, kvDtype == kvInt8); // of 8-bit codes that are written
+
 const valueBytes = select(select(1u, 2u, kvDtype == kvF16), 4u, kvDtype == kvF32);
 const rowWords = headDim * valueBytes / 4u;
 const rowLoads = rowWords / loadWords;

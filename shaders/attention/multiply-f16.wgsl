@@ -19,7 +19,6 @@ const slack = 4.0;
 
 const keyFactor = halvesFactor;
 const valueFactor = halvesFactor / valueShift;
-const largestHalf = 65504.0;
 const mostShare = largestHalf / (halvesTop * valueShift * f32(keysOfCrew));
 
 const ownQueries = (headTile * columns + invocations - 1u) / invocations;

@@ -32,8 +32,6 @@ const queryUnits = keyTile / 4u; // vectors of queries that fit where scores wil
 const queryBlocks = queryUnits / 2u;
 const queryChunks = (dimBlocks + queryBlocks - 1u) / queryBlocks;
 const outputChunks = (ownDimBlocks + ownKeyBlocks - 1u) / ownKeyBlocks;
-const largestHalf = 65504.0;
-const largestCode = select(select(57344.0, 448.0, kvDtype == kvE4m3), 128.0, kvDtype == kvInt8);
 const logE = 1.4426950408889634; // by 2
 const headroom = 8.0;
 const slack = 15.0;
@@ -44,23 +42,8 @@ var<workgroup> weights: array<vec4<u32>, rowTile * weightStride>; // f16
 var<workgroup> states: array<vec2f, rowTile>; // factors by which outputs are to be rescaled; in the end (reference, sum)
 var<workgroup> raised: atomic<u32>; // a row took a new reference
 
-fn clampHalves(values: vec4f) -> vec4f {
-  return clamp(values, vec4f(-largestHalf), vec4f(largestHalf));
-}
-
-fn packHalves(low: vec4f, high: vec4f) -> vec4<u32> {
-  return vec4<u32>(pack2x16float(low.xy), pack2x16float(low.zw), pack2x16float(high.xy), pack2x16float(high.zw));
-}
-
-// Eight values.
-fn dequantise(loaded: PoolLoad, u: u32, factor: f32, clamped: bool) -> vec4<u32> {
-  var low = fma(unpackVector(loaded, 2u * u), vec4f(factor), vec4f(codeOffset * factor));
-  var high = fma(unpackVector(loaded, 2u * u + 1u), vec4f(factor), vec4f(codeOffset * factor));
-  if (clamped) {
-    low = clampHalves(low);
-    high = clampHalves(high);
-  }
-  return packHalves(low, high);
+fn dequantise(loaded: PoolLoad, v: u32, factor: f32) -> vec4f {
+  return fma(unpackVector(loaded, v), vec4f(factor), vec4f(codeOffset * factor));
 }
 
 // Puts an invocation's loads of a tile where they belong. which: 0 for keys, 1 for values. Factors make values of codes.
@@ -73,7 +56,11 @@ fn placeLoads(which: u32, loaded: array<PoolLoad, tileLoads>, factors: array<f32
         staged[at] = loaded[n];
       } else {
         for (var u = 0u; u < loadUnits; u++) {
-          staged[at + u] = dequantise(loaded[n], u, factors[n], clamped);
+          var values = Eight(dequantise(loaded[n], 2u * u, factors[n]), dequantise(loaded[n], 2u * u + 1u, factors[n]));
+          if (clamped) {
+            values = clampHalf8(values);
+          }
+          staged[at + u] = packHalf8(values);
         }
       }
     }
@@ -92,7 +79,7 @@ fn keepLoads(which: u32, turn: u32, loaded: array<PoolLoad, tileLoads>, local: u
     factors[n] = codeFactor * scale;
   }
   // Where f16 may not hold all values these are clamped: one branch for all loads, lest a branch for each keep them apart.
-  if (kvDtype != kvF16 && largestScale > largestHalf / largestCode) {
+  if (kvDtype != kvF16 && largestScale > largestHalf / (largestCode + 1.0)) { // int8's -128, too
     placeLoads(which, loaded, factors, true, local);
   } else {
     placeLoads(which, loaded, factors, false, local);
@@ -108,7 +95,7 @@ fn packedQuery(row: u32, unitOfRow: u32, firstToken: u32, tokens: u32, firstHead
   }
   let position = plan[plan[POSITIONS] + firstToken + t];
   let low = loadQuery(firstToken + t, firstHead + head, 2u * unitOfRow, position);
-  return packHalves(clampHalves(low), clampHalves(loadQuery(firstToken + t, firstHead + head, 2u * unitOfRow + 1u, position)));
+  return packHalf8(clampHalf8(Eight(low, loadQuery(firstToken + t, firstHead + head, 2u * unitOfRow + 1u, position))));
 }
 
 // The factor that carries what was added up under one reference over to a later one.
@@ -298,8 +285,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
         let low = exp2(own[2u * j] - shift);
         let high = exp2(own[2u * j + 1u] - shift);
         total += low + high;
-        weights[row * weightStride + 2u * j + part] =
-          vec4<u32>(pack2x16float(low.xy), pack2x16float(low.zw), pack2x16float(high.xy), pack2x16float(high.zw));
+        weights[row * weightStride + 2u * j + part] = packHalf8(Eight(low, high));
       }
       sum[p] = sum[p] * change + (total.x + total.y + total.z + total.w);
     }

@@ -27,16 +27,9 @@ const keptBlocks = min(columnBlocks, 2u); // matrices of a result that a subgrou
 const keptStride = 4u * keptBlocks + 1u; // odd
 const keptSize = subgroupCount * 16u * keptStride;
 const keptChunks = columnBlocks / keptBlocks;
-const largestHalf = 65504.0;
 
 var<workgroup> staged: array<vec4<u32>, max(stages * stageSize, keptSize)>; // operands, f16; in the end squares, then results, f32
 var<workgroup> inverses: array<f32, rowTile>; // 1 / rms of each input row
-
-fn packHalves(values: Eight) -> vec4<u32> {
-  let low = clamp(values.low, vec4f(-largestHalf), vec4f(largestHalf));
-  let high = clamp(values.high, vec4f(-largestHalf), vec4f(largestHalf));
-  return vec4<u32>(pack2x16float(low.xy), pack2x16float(low.zw), pack2x16float(high.xy), pack2x16float(high.zw));
-}
 
 fn loadInput(at: u32, k: u32) -> Eight {
   if (k < args.inputSize) {
@@ -112,13 +105,13 @@ fn multiplyTile(workgroup: vec3u, local: u32, subgroup: u32) {
         values = Eight(values.low * gains.low, values.high * gains.high);
       }
       if (ownRow + n * rowStep < rowTile) {
-        staged[base + stagedAt + n * rowStep * stagedStride] = packHalves(values);
+        staged[base + stagedAt + n * rowStep * stagedStride] = packHalf8(clampHalf8(values));
       }
     }
     for (var n = 0u; n < weightLoads; n++) { // unrolled
       var packed = columns[n];
       if (weightDtype == weightBF16) {
-        packed = packHalves(unpackBrain8(packed));
+        packed = packHalf8(clampHalf8(unpackBrain8(packed)));
       }
       if (ownRow + n * rowStep < columnTile) {
         staged[base + weightBase + stagedAt + n * rowStep * stagedStride] = packed;

@@ -264,8 +264,7 @@ function definePoolKernels(
         const padded = 2 ** Math.ceil(Math.log2(Number(keysPerThread) * Number(headTile)));
         const teamSizes = { padded, laneBits: Math.floor(Math.log2(Number(keyThreads))) };
         const keys = formatOf(Number(selectors.kvDtype)) === kvFormats.int8 ? halfProducts.byteKeys : halfProducts.keys;
-        const parts = [attendPrelude(selectors, halves), constants({ ...sizes, ...(subgroups ? teamSizes : {}) })];
-        return [...parts, ...(halves ? [keys] : [])].join('\n');
+        return [attendPrelude(selectors, halves), constants({ ...sizes, ...(subgroups ? teamSizes : {}) }), halves ? keys : ''].join('\n');
       },
       enables: () => [...(halves ? halfProducts.enables : []), ...(subgroups ? ['subgroups'] : [])],
       arguments: decodeArguments,

@@ -2,9 +2,6 @@
  * Decode tiles in which more invocations read a value together than a key: every value in float64 beside it, in a poisoned pool. On a device without
  * shader-f16 products in f16 are those in f32 by the same text, so that all but their range and rounding is tested anywhere.
  */
-import keysF16 from '../../shaders/attention/keys-f16.wgsl' with { type: 'text' };
-import keysI8 from '../../shaders/attention/keys-i8.wgsl' with { type: 'text' };
-import multiplyF16 from '../../shaders/attention/multiply-f16.wgsl' with { type: 'text' };
 import { deviceHalves, type HalfProducts } from '../../src/attention/kernels.ts';
 import type { KernelChoice } from '../../src/attention/tuned.ts';
 import { type SpecContext, spec } from '../harness/harness.ts';
@@ -33,12 +30,13 @@ const cases: readonly (readonly [Partial<GridCase>, CaseChange?])[] = [
 /** Values that f16 cannot hold, but by their scales. (With the offset of int8's codes in f32, what is left of a zero is a millionth of them.) */
 const large: (typeof cases)[number] = [{}, { adapt: ({ value }) => value.set(value.map((x) => 1e6 * Math.abs(x))) }];
 
-const inF32 = (wgsl: string) =>
-  wgsl
+const inF32 = (text: string) =>
+  text
     .replace(/vec([24])<f16>/g, 'vec$1f')
     .replace(/\bf16\b/g, 'f32')
     .replace(/(\d)h\b/g, '$1f');
-const emulated: HalfProducts = { wgsl: inF32(multiplyF16), keys: inF32(keysF16), byteKeys: keysI8, enables: [] };
+const { wgsl, keys } = deviceHalves;
+const emulated: HalfProducts = { ...deviceHalves, wgsl: inF32(wgsl), keys: inF32(keys), enables: [] };
 
 async function run(t: SpecContext, layout: CrewLayout, subgroups: boolean, bytes = true): Promise<void> {
   const { keyThreads, keysPerThread, valueThreads, crews, headTile, loadWords, halves = false, ...shape } = layout;
