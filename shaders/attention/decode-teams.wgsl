@@ -42,6 +42,17 @@ fn partOf(crew: u32, column: u32) -> vec4f {
   return vec4f(parts[at], parts[at + 1u], parts[at + 2u], parts[at + 3u]);
 }
 
+// What the lane has whose number differs in this bit. In a quad it is always there; of others drivers check that.
+fn fromAcross(value: f32, across: u32) -> f32 {
+  if (across == 1u) {
+    return quadSwapX(value);
+  }
+  if (across == 2u) {
+    return quadSwapY(value);
+  }
+  return subgroupShuffleXor(value, across);
+}
+
 @compute @workgroup_size(invocations)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -180,11 +191,11 @@ fn main(
       let upper = (lane & across) != 0u;
       for (var i = 0u; i < padded >> (step + 1u); i++) { // unrolled
         let other = i + (padded >> (step + 1u));
-        let given = subgroupShuffleXor(select(sumsOfLane[other], sumsOfLane[i], upper), across);
+        let given = fromAcross(select(sumsOfLane[other], sumsOfLane[i], upper), across);
         sumsOfLane[i] = given + select(sumsOfLane[i], sumsOfLane[other], upper);
       }
       if ((padded >> step) <= 1u) {
-        sumsOfLane[0] += subgroupShuffleXor(sumsOfLane[0], across);
+        sumsOfLane[0] += fromAcross(sumsOfLane[0], across);
       }
     }
     var score: array<f32, ownScores>;
