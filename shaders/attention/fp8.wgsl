@@ -1,32 +1,26 @@
 // The two 8-bit floating-point formats of Micikevicius et al. 2022, four codes in a u32. Both are the start of an f16: e5m2 its upper half,
 // e4m3 its upper half moved by a bit and with another bias. Values are rounded to the nearest code, ties to even; they are within range.
 
-fn unpackE5m2(word: u32) -> vec4f {
-  let even = unpack2x16float((word << 8u) & 0xff00ff00u);
-  let odd = unpack2x16float(word & 0xff00ff00u);
-  return vec4f(even.x, odd.x, even.y, odd.y);
+// Four codes as f16 by their bits, two in a word: those of the even bytes, those of the odd ones.
+fn e5m2Halves(word: u32) -> vec2<u32> {
+  return vec2<u32>(word << 8u, word) & vec2<u32>(0xff00ff00u);
 }
 
 // Of e4m3, 1 / 256 of the values.
-fn unpackE4m3Codes(word: u32) -> vec4f {
-  let even = unpack2x16float(upperE4m3(word << 8u));
-  let odd = unpack2x16float(upperE4m3(word));
-  return vec4f(even.x, odd.x, even.y, odd.y);
-}
-
-// The odd bytes of a word as f16.
-fn upperE4m3(word: u32) -> u32 {
-  return (word & 0x80008000u) | ((word & 0x7f007f00u) >> 1u);
-}
-
-fn unpackE4m3(word: u32) -> vec4f {
-  return 256.0 * unpackE4m3Codes(word);
+fn e4m3Halves(word: u32) -> vec2<u32> {
+  let upper = vec2<u32>(word << 8u, word);
+  return (upper & vec2<u32>(0x80008000u)) | ((upper & vec2<u32>(0x7f007f00u)) >> vec2<u32>(1u));
 }
 
 // Signed bytes, each 1152 too large: as f16, 0x6400 + b is 1024 + b, and the sign bit's flip adds 128. Cheaper than converting integers.
-fn unpackBiased(word: u32) -> vec4f {
-  let even = unpack2x16float((word & 0x00ff00ffu) ^ 0x64806480u);
-  let odd = unpack2x16float(((word >> 8u) & 0x00ff00ffu) ^ 0x64806480u);
+fn biasedHalves(word: u32) -> vec2<u32> {
+  return (vec2<u32>(word, word >> 8u) & vec2<u32>(0x00ff00ffu)) ^ vec2<u32>(0x64806480u);
+}
+
+// In the order of their bytes.
+fn valuesOf(halves: vec2<u32>) -> vec4f {
+  let even = unpack2x16float(halves.x);
+  let odd = unpack2x16float(halves.y);
   return vec4f(even.x, odd.x, even.y, odd.y);
 }
 

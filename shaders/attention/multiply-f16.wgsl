@@ -74,20 +74,12 @@ fn halvesOf(bits: u32) -> vec2<f16> {
   return vec2<f16>(unpack2x16float(bits));
 }
 
-fn halvesOfE5m2(word: u32) -> Codes {
-  return Codes(halvesOf((word << 8u) & 0xff00ff00u), halvesOf(word & 0xff00ff00u));
+fn codesOf(halves: vec2<u32>) -> Codes {
+  return Codes(halvesOf(halves.x), halvesOf(halves.y));
 }
 
-// 1 / 256 of the values.
-fn halvesOfE4m3(word: u32) -> Codes {
-  return Codes(halvesOf(upperE4m3(word << 8u)), halvesOf(upperE4m3(word)));
-}
-
-// By way of unpackBiased's halves.
-fn halvesOfInt8(word: u32) -> Codes {
-  let even = (word & 0x00ff00ffu) ^ 0x64806480u;
-  let odd = ((word >> 8u) & 0x00ff00ffu) ^ 0x64806480u;
-  return Codes(halvesOf(even), halvesOf(odd)) - 1152.0h;
+fn unbiasedCodesOf(halves: vec2<u32>) -> Codes {
+  return codesOf(halves) - 1152.0h;
 }
 
 fn levelOf(score: f32, valueScale: f32) -> f32 {

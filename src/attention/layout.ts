@@ -41,16 +41,16 @@ export const kvFormats: Readonly<Record<KvDtype, KvFormat>> = {
     unpack: 'vec4f(unpack2x16float(w[2u * v]), unpack2x16float(w[2u * v + 1u]))',
   },
   int8: {
-    ...{ code: 2, bytes: 1, largest: 127, unpack: 'unpackBiased(w[v])', factor: 1, offset: -1152 },
-    halves: { unpack: 'halvesOfInt8(w[v])', top: 128, factor: 1, valueShift: 1 },
+    ...{ code: 2, bytes: 1, largest: 127, unpack: 'valuesOf(biasedHalves(w[v]))', factor: 1, offset: -1152 },
+    halves: { unpack: 'unbiasedCodesOf(biasedHalves(w[v]))', top: 128, factor: 1, valueShift: 1 },
   },
   fp8_e4m3: {
-    ...{ code: 3, bytes: 1, largest: 448, unpack: 'unpackE4m3Codes(w[v])', factor: 256, offset: 0 },
-    halves: { unpack: 'halvesOfE4m3(w[v])', top: 1.75, factor: 256, valueShift: 1 },
+    ...{ code: 3, bytes: 1, largest: 448, unpack: 'valuesOf(e4m3Halves(w[v]))', factor: 256, offset: 0 },
+    halves: { unpack: 'codesOf(e4m3Halves(w[v]))', top: 1.75, factor: 256, valueShift: 1 },
   },
   fp8_e5m2: {
-    ...{ code: 4, bytes: 1, largest: 57344, unpack: 'unpackE5m2(w[v])', factor: 1, offset: 0 },
-    halves: { unpack: 'halvesOfE5m2(w[v])', top: 57344, factor: 1, valueShift: 2 ** -12 },
+    ...{ code: 4, bytes: 1, largest: 57344, unpack: 'valuesOf(e5m2Halves(w[v]))', factor: 1, offset: 0 },
+    halves: { unpack: 'codesOf(e5m2Halves(w[v]))', top: 57344, factor: 1, valueShift: 2 ** -12 },
   },
 };
 
