@@ -335,12 +335,16 @@ export function packBatch(writer: PlanWriter, batch: readonly PlannedSequence[],
 
 /** Writes a section of work items in the order of their keys, so that the last workgroups to run are short ones. */
 function writeLongestFirst(writer: PlanWriter, field: HeaderField, items: readonly number[]): void {
-  const keysOf = (i: number) => items[i * itemWords + 4] - items[i * itemWords + 3];
-  const order = Uint32Array.from({ length: items.length / itemWords }, (_, i) => i).sort((a, b) => keysOf(b) - keysOf(a));
+  const count = items.length / itemWords;
+  // Longest first and then in order, as one number each: sorted several times as fast as by a comparison.
+  const order = new Float64Array(count);
+  for (let i = 0; i < count; i++) order[i] = i - count * (items[i * itemWords + 4] - items[i * itemWords + 3]);
+  order.sort();
   const { u32 } = writer.section(field, items.length);
-  order.forEach((from, to) => {
+  for (let to = 0; to < count; to++) {
+    const from = ((order[to] % count) + count) % count;
     for (let word = 0; word < itemWords; word++) u32[to * itemWords + word] = items[from * itemWords + word];
-  });
+  }
 }
 
 /** How decode rows are cut into work items; the attention options `targetWorkgroups` and `minSegmentKeys` say it, too. */
