@@ -1,7 +1,8 @@
 // Where things are in the paged pool of one layer; the layout of src/attention/layout.ts. A pool is one buffer or several of
 // `blocksPerBuffer` blocks each. A block is [key, value][blockSize][numKvHeads] rows of headDim values, then, where each token and head has
 // scales of its own, [blockSize][numKvHeads] pairs of f32 (of the key, of the value).
-// Needs the prelude's `headDim`, `kvDtype`, `tokenScales`, `poolBuffers`, `blocksPerBuffer`, and `loadWords`, the u32 of one load.
+// Needs the prelude's `headDim`, `kvDtype`, `tokenScales`, `poolBuffers`, `blocksPerBuffer`, and `loadWords`, the u32 of one load;
+// for 8-bit codes it has `largestCode`, too, the largest magnitude of one that is written.
 
 override blockSize: u32;
 override numKvHeads: u32;
@@ -11,8 +12,6 @@ const kvF16 = 1u;
 const kvInt8 = 2u;
 const kvE4m3 = 3u;
 const kvE5m2 = 4u;
-
-const largestCode = select(select(57344.0, 448.0, kvDtype == kvE4m3), 127.0, kvDtype == kvInt8); // of 8-bit codes that are written
 
 const valueBytes = select(select(1u, 2u, kvDtype == kvF16), 4u, kvDtype == kvF32);
 const rowWords = headDim * valueBytes / 4u;

@@ -28,7 +28,7 @@ import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
 import { kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
-import { argumentStruct, columnFunctions, constants, formatOf, poolPrelude, unitFunctions } from './prelude.ts';
+import { argumentStruct, columnFunctions, constants, float, formatOf, poolPrelude, unitFunctions } from './prelude.ts';
 import {
   decodeMemory,
   matrixPrefillMemory,
@@ -78,7 +78,10 @@ interface LayoutSelectors {
   readonly blocksPerBuffer: number | string;
 }
 const layoutConstants = ({ headDim, kvDtype, tokenScales, loadWords, blocksPerBuffer }: LayoutSelectors) =>
-  constants({ headDim, kvDtype, tokenScales, loadWords, blocksPerBuffer });
+  [
+    constants({ headDim, kvDtype, tokenScales, loadWords, blocksPerBuffer }),
+    `const largestCode = ${float(formatOf(Number(kvDtype)).largest)};`,
+  ].join('\n');
 
 const heads = { numHeads: frozen('text'), groupSize: frozen('text'), headTile: frozen('text') } as const;
 

@@ -16,7 +16,7 @@ export interface KvFormat {
   /** The WGSL constant of shaders/attention/blocks.wgsl. */
   readonly code: number;
   readonly bytes: number;
-  /** Largest magnitude of a code; 0 for formats that need no scale. */
+  /** Largest magnitude of a code that is written; 0 for formats that need no scale. */
   readonly largest: number;
   /** WGSL: vector `v` (u32) of the words `w`, as codes; a code times `factor`, plus `offset`, is the value before any scale. */
   readonly unpack: string;

@@ -74,4 +74,4 @@ const valueShift = ${float(valueShift)};
 fn unpackHalves(w: PoolLoad, v: u32) -> Codes { return ${unpack}; }`;
 
 /** A WGSL literal. */
-const float = (value: number) => (Number.isInteger(value) ? value.toFixed(1) : String(value));
+export const float = (value: number) => (Number.isInteger(value) ? value.toFixed(1) : String(value));
