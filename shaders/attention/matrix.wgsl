@@ -1,25 +1,25 @@
 // What prefill-matrix.wgsl does with matrices of subgroup-matrix.wgsl. Whatever computes the same may take the place of both.
 
 // Rows of queries, from where scores will be.
-fn loadQueries(at: u32) -> Left {
-  return subgroupMatrixLoad<Left, row_major>(&scores, at, scoreStride);
+fn loadQueries(part: u32, at: u32) -> Left {
+  return subgroupMatrixLoad<Left, row_major>(&scores[part], at, scoreStride);
 }
 
-fn loadWeights(at: u32) -> Left {
-  return subgroupMatrixLoad<Left, row_major>(&weights, at, weightStride);
+fn loadWeights(part: u32, at: u32) -> Left {
+  return subgroupMatrixLoad<Left, row_major>(&weights[part], at, weightStride);
 }
 
 // Keys are the rows.
-fn loadValues(at: u32) -> Right {
-  return subgroupMatrixLoad<Right, row_major>(&staged, at, stagedStride);
+fn loadValues(part: u32, at: u32) -> Right {
+  return subgroupMatrixLoad<Right, row_major>(&staged[part], at, stagedStride);
 }
 
-fn storeResult(at: u32, result: Result) {
-  subgroupMatrixStore<row_major>(&scores, at, result, scoreStride);
+fn storeResult(part: u32, at: u32, result: Result) {
+  subgroupMatrixStore<row_major>(&scores[part], at, result, scoreStride);
 }
 
-fn loadResult(at: u32) -> Result {
-  return subgroupMatrixLoad<Result, row_major>(&scores, at, scoreStride);
+fn loadResult(part: u32, at: u32) -> Result {
+  return subgroupMatrixLoad<Result, row_major>(&scores[part], at, scoreStride);
 }
 
 // What the invocation has that shares a row's keys.

@@ -19,7 +19,7 @@ const ownDimBlocks = dimBlocks / columnGroups;
 const stagedUnits = headDim / 8u; // vectors of eight f16
 const stagedStride = stagedUnits + 1u; // odd, as the other strides: it keeps the banks of workgroup memory apart
 const stages = select(2u, 1u, sharedStage); // keys and values have places of their own, or take turns
-const valueBase = select(keyTile * stagedStride, 0u, sharedStage);
+const valueParts = select(keyBlocks, 0u, sharedStage); // in front of those of values
 const loadUnits = unit / 8u; // vectors of eight f16 that one load makes
 const tileLoads = (keyTile * units + invocations - 1u) / invocations;
 const scoreStride = keyTile / 4u + 1u;
@@ -36,9 +36,10 @@ const logE = 1.4426950408889634; // by 2
 const headroom = 8.0;
 const slack = 15.0;
 
-var<workgroup> staged: array<vec4<u32>, stages * keyTile * stagedStride>; // a tile's keys and values, f16
-var<workgroup> scores: array<vec4<u32>, rowTile * scoreStride>; // f32; before the first tile, queries in f16; outputs in the end
-var<workgroup> weights: array<vec4<u32>, rowTile * weightStride>; // f16
+// In parts of 16 rows, see subgroup-matrix.wgsl.
+var<workgroup> staged: array<array<vec4<u32>, 16u * stagedStride>, stages * keyBlocks>; // a tile's keys and values, f16
+var<workgroup> scores: array<array<vec4<u32>, 16u * scoreStride>, rowTile / 16u>; // f32; before the first tile, queries in f16; outputs in the end
+var<workgroup> weights: array<array<vec4<u32>, 16u * weightStride>, rowTile / 16u>; // f16
 var<workgroup> states: array<vec2f, rowTile>; // factors by which outputs are to be rescaled; in the end (reference, sum)
 var<workgroup> raised: atomic<u32>; // a row took a new reference
 
@@ -51,16 +52,18 @@ fn placeLoads(which: u32, loaded: array<PoolLoad, tileLoads>, factors: array<f32
   for (var n = 0u; n < tileLoads; n++) { // unrolled
     let i = n * invocations + local;
     if (i < keyTile * units) {
-      let at = which * valueBase + i / units * stagedStride + i % units * loadUnits;
+      let row = i / units;
+      let part = which * valueParts + row / 16u;
+      let at = row % 16u * stagedStride + i % units * loadUnits;
       if (kvDtype == kvF16) {
-        staged[at] = loaded[n];
+        staged[part][at] = loaded[n];
       } else {
         for (var u = 0u; u < loadUnits; u++) {
           var values = Eight(dequantise(loaded[n], 2u * u, factors[n]), dequantise(loaded[n], 2u * u + 1u, factors[n]));
           if (clamped) {
             values = clampHalf8(values);
           }
-          staged[at + u] = packHalf8(values);
+          staged[part][at + u] = packHalf8(values);
         }
       }
     }
@@ -126,7 +129,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
   let firstHead = kvHead * groupSize + workgroup.z * headTile;
   let heads = min(headTile, groupSize - workgroup.z * headTile);
   let columnGroup = subgroup % columnGroups;
-  let firstRow = subgroup / columnGroups * rowBlocks * 16u;
+  let firstPart = subgroup / columnGroups * rowBlocks; // of its rows
 
   for (var t = local; t < tokens; t += invocations) {
     spans[t] = loadSpan(firstToken + t);
@@ -135,13 +138,12 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
   for (var c = 0u; c < queryChunks; c++) { // unrolled
     for (var i = local; i < rowTile * queryUnits; i += invocations) {
       let row = i / queryUnits;
-      let at = row * scoreStride + i % queryUnits;
-      scores[at] = packedQuery(row, c * queryUnits + i % queryUnits, firstToken, tokens, firstHead, heads);
+      scores[row / 16u][row % 16u * scoreStride + i % queryUnits] = packedQuery(row, c * queryUnits + i % queryUnits, firstToken, tokens, firstHead, heads);
     }
     workgroupBarrier();
     for (var b = 0u; b < rowBlocks; b++) { // unrolled
       for (var d = 0u; d < min(queryBlocks, dimBlocks - c * queryBlocks); d++) { // unrolled
-        queries[b * dimBlocks + c * queryBlocks + d] = loadQueries((firstRow + b * 16u) * scoreStride + 2u * d);
+        queries[b * dimBlocks + c * queryBlocks + d] = loadQueries(firstPart + b, 2u * d);
       }
     }
     workgroupBarrier();
@@ -207,7 +209,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
     }
     for (var d = 0u; d < dimBlocks; d++) { // unrolled
       for (var k = 0u; k < ownKeyBlocks; k++) { // unrolled
-        let keys = loadColumns((columnGroup * ownKeyBlocks + k) * 16u * stagedStride + 2u * d);
+        let keys = loadColumns(columnGroup * ownKeyBlocks + k, 2u * d);
         for (var b = 0u; b < rowBlocks; b++) { // unrolled
           products[b * ownKeyBlocks + k] = multiplyAdd(queries[b * dimBlocks + d], keys, products[b * ownKeyBlocks + k]);
         }
@@ -215,7 +217,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
     }
     for (var b = 0u; b < rowBlocks; b++) { // unrolled
       for (var k = 0u; k < ownKeyBlocks; k++) { // unrolled
-        storeResult((firstRow + b * 16u) * scoreStride + 4u * (columnGroup * ownKeyBlocks + k), products[b * ownKeyBlocks + k]);
+        storeResult(firstPart + b, 4u * (columnGroup * ownKeyBlocks + k), products[b * ownKeyBlocks + k]);
       }
     }
     for (var n = 0u; n < lookups; n++) { // unrolled
@@ -237,8 +239,8 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
         factor = 1.0;
         for (var j = 0u; j < ownVectors; j++) {
           let v = 4u * (j / 2u) + 2u * part + j % 2u;
-          let at = row * scoreStride + v;
-          var own = bitcast<vec4f>(scores[at]);
+          let at = row % 16u * scoreStride + v;
+          var own = bitcast<vec4f>(scores[row / 16u][at]);
           for (var i = 0u; i < 4u; i++) {
             if (exists) {
               own[i] = changedScore(own[i], plainScores, t, firstToken, firstHead + head, tile + 4u * v + i, keyEnd);
@@ -246,12 +248,12 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
               own[i] = noScore;
             }
           }
-          scores[at] = bitcast<vec4<u32>>(own);
+          scores[row / 16u][at] = bitcast<vec4<u32>>(own);
         }
       }
       var own: array<vec4f, ownVectors>;
       for (var j = 0u; j < ownVectors; j++) { // unrolled
-        own[j] = factor * bitcast<vec4f>(scores[row * scoreStride + 4u * (j / 2u) + 2u * part + j % 2u]);
+        own[j] = factor * bitcast<vec4f>(scores[row / 16u][row % 16u * scoreStride + 4u * (j / 2u) + 2u * part + j % 2u]);
       }
       if (plainScores && bounds.endsAlone && !allSeen) {
         var end = 0u;
@@ -285,7 +287,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
         let low = exp2(own[2u * j] - shift);
         let high = exp2(own[2u * j + 1u] - shift);
         total += low + high;
-        weights[row * weightStride + 2u * j + part] = packHalf8(Eight(low, high));
+        weights[row / 16u][row % 16u * weightStride + 2u * j + part] = packHalf8(Eight(low, high));
       }
       sum[p] = sum[p] * change + (total.x + total.y + total.z + total.w);
     }
@@ -297,21 +299,19 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
       for (var c = 0u; c < outputChunks; c++) { // unrolled
         for (var b = 0u; b < rowBlocks; b++) { // unrolled
           for (var i = 0u; i < min(ownKeyBlocks, ownDimBlocks - c * ownKeyBlocks); i++) { // unrolled
-            let at = (firstRow + b * 16u) * scoreStride + 4u * (columnGroup * ownKeyBlocks + i);
-            storeResult(at, outputs[b * ownDimBlocks + c * ownKeyBlocks + i]);
+            storeResult(firstPart + b, 4u * (columnGroup * ownKeyBlocks + i), outputs[b * ownDimBlocks + c * ownKeyBlocks + i]);
           }
         }
         workgroupBarrier();
         for (var i = local; i < rowTile * (scoreStride - 1u); i += invocations) {
           let row = i / (scoreStride - 1u);
-          let at = row * scoreStride + i % (scoreStride - 1u);
-          scores[at] = bitcast<vec4<u32>>(states[row].x * bitcast<vec4f>(scores[at]));
+          let at = row % 16u * scoreStride + i % (scoreStride - 1u);
+          scores[row / 16u][at] = bitcast<vec4<u32>>(states[row].x * bitcast<vec4f>(scores[row / 16u][at]));
         }
         workgroupBarrier();
         for (var b = 0u; b < rowBlocks; b++) { // unrolled
           for (var i = 0u; i < min(ownKeyBlocks, ownDimBlocks - c * ownKeyBlocks); i++) { // unrolled
-            let at = (firstRow + b * 16u) * scoreStride + 4u * (columnGroup * ownKeyBlocks + i);
-            outputs[b * ownDimBlocks + c * ownKeyBlocks + i] = loadResult(at);
+            outputs[b * ownDimBlocks + c * ownKeyBlocks + i] = loadResult(firstPart + b, 4u * (columnGroup * ownKeyBlocks + i));
           }
         }
         workgroupBarrier();
@@ -324,10 +324,10 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
     for (var k = 0u; k < keyBlocks; k++) { // unrolled
       var own: array<Left, rowBlocks>;
       for (var b = 0u; b < rowBlocks; b++) { // unrolled
-        own[b] = loadWeights((firstRow + b * 16u) * weightStride + 2u * k);
+        own[b] = loadWeights(firstPart + b, 2u * k);
       }
       for (var d = 0u; d < ownDimBlocks; d++) { // unrolled
-        let values = loadValues(valueBase + k * 16u * stagedStride + 2u * (columnGroup * ownDimBlocks + d));
+        let values = loadValues(valueParts + k, 2u * (columnGroup * ownDimBlocks + d));
         for (var b = 0u; b < rowBlocks; b++) { // unrolled
           outputs[b * ownDimBlocks + d] = multiplyAdd(own[b], values, outputs[b * ownDimBlocks + d]);
         }
@@ -354,8 +354,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
   for (var c = 0u; c < outputChunks; c++) { // unrolled
     for (var b = 0u; b < rowBlocks; b++) { // unrolled
       for (var i = 0u; i < min(ownKeyBlocks, ownDimBlocks - c * ownKeyBlocks); i++) { // unrolled
-        let at = (firstRow + b * 16u) * scoreStride + 4u * (columnGroup * ownKeyBlocks + i);
-        storeResult(at, outputs[b * ownDimBlocks + c * ownKeyBlocks + i]);
+        storeResult(firstPart + b, 4u * (columnGroup * ownKeyBlocks + i), outputs[b * ownDimBlocks + c * ownKeyBlocks + i]);
       }
     }
     workgroupBarrier();
@@ -367,7 +366,7 @@ fn attendRows(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
       let t = row / headTile;
       let head = row % headTile;
       if (t < tokens && head < heads && ownBlock < ownDimBlocks) {
-        let values = bitcast<vec4f>(scores[row * scoreStride + column]);
+        let values = bitcast<vec4f>(scores[row / 16u][row % 16u * scoreStride + column]);
         let at = 4u * (block / ownKeyBlocks * ownDimBlocks + ownBlock) + column % 4u;
         storeColumns(spans[t], segment, firstToken + t, firstHead + head, at, values, states[row].x, states[row].y);
       }

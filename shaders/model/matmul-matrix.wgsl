@@ -16,19 +16,20 @@ const invocations = 32u * subgroupCount;
 const rowTile = rowGroups * rowBlocks * 16u;
 const columnTile = columnGroups * columnBlocks * 16u;
 const depthUnits = depth / 8u; // vectors of eight f16
-const stagedStride = depthUnits + 1u; // odd
-const stageSize = (rowTile + columnTile) * stagedStride;
-const weightBase = rowTile * stagedStride;
+const ownUnits = depthUnits / depthGroups;
+const stagedStride = ownUnits + 1u; // odd
+const keptStride = 5u; // of a result's rows
+const partSize = 16u * max(stagedStride, keptStride);
+const stageParts = (rowTile + columnTile) / 16u * depthGroups;
 const rowStep = invocations / depthUnits; // rows that all invocations load at once
 const inputLoads = (rowTile + rowStep - 1u) / rowStep;
 const weightLoads = (columnTile + rowStep - 1u) / rowStep;
 const ownDepthBlocks = depth / 16u / depthGroups;
 const keptBlocks = min(columnBlocks, 2u); // matrices of a result that a subgroup writes out at once
-const keptStride = 4u * keptBlocks + 1u; // odd
-const keptSize = subgroupCount * 16u * keptStride;
 const keptChunks = columnBlocks / keptBlocks;
 
-var<workgroup> staged: array<vec4<u32>, max(stages * stageSize, keptSize)>; // operands, f16; in the end squares, then results, f32
+// Operands, f16: input rows, then weights [16 rows][depth group], each part [row][unit]; in the end squares, then results, f32.
+var<workgroup> staged: array<array<vec4<u32>, partSize>, max(stages * stageParts, subgroupCount * keptBlocks)>;
 var<workgroup> inverses: array<f32, rowTile>; // 1 / rms of each input row
 
 fn loadInput(at: u32, k: u32) -> Eight {
@@ -53,11 +54,21 @@ fn loadWeights(at: u32, k: u32) -> vec4<u32> {
   return vec4<u32>();
 }
 
+// Where a row's unit is: the part, and its place there. Weights' rows are behind the input rows.
+fn partOf(row: u32, depthGroup: u32) -> u32 {
+  return row / 16u * depthGroups + depthGroup;
+}
+
+fn placeOf(row: u32, unit: u32) -> u32 {
+  return row % 16u * stagedStride + unit % ownUnits;
+}
+
 // The product of a row and a column of the blocks that were written out last.
 fn keptSum(block: u32, row: u32, column: u32) -> f32 {
   var sum = 0.0;
   for (var g = 0u; g < depthGroups; g++) { // unrolled
-    sum += bitcast<f32>(staged[((g * groups + block) * 16u + row) * keptStride + column / 4u][column % 4u]);
+    let part = (g * groups + block) * keptBlocks + column / 16u;
+    sum += bitcast<f32>(staged[part][row * keptStride + column % 16u / 4u][column % 4u]);
   }
   return sum;
 }
@@ -67,15 +78,15 @@ fn multiplyTile(workgroup: vec3u, local: u32, subgroup: u32) {
   let firstRow = workgroup.x * rowTile;
   let firstColumn = workgroup.y * columnTile;
   let block = subgroup % groups;
-  let firstDepth = subgroup / groups * ownDepthBlocks * 2u;
-  let leftAt = block / columnGroups * rowBlocks * 16u * stagedStride + firstDepth;
-  let rightAt = weightBase + block % columnGroups * columnBlocks * 16u * stagedStride + firstDepth;
+  let depthGroup = subgroup / groups;
+  let firstLeft = partOf(block / columnGroups * rowBlocks * 16u, depthGroup);
+  let firstRight = partOf(rowTile + block % columnGroups * columnBlocks * 16u, depthGroup);
 
   // An invocation loads the same eight k of every rowStep-th row of both operands.
   let rows = numRows();
   let unit = local % depthUnits;
   let ownRow = local / depthUnits;
-  let stagedAt = ownRow * stagedStride + unit;
+  let ownGroup = unit / ownUnits;
   var inputAt: array<u32, inputLoads>;
   var inputs: array<Eight, inputLoads>;
   var sumsOfSquares: array<f32, inputLoads>;
@@ -105,7 +116,8 @@ fn multiplyTile(workgroup: vec3u, local: u32, subgroup: u32) {
         values = Eight(values.low * gains.low, values.high * gains.high);
       }
       if (ownRow + n * rowStep < rowTile) {
-        staged[base + stagedAt + n * rowStep * stagedStride] = packHalf8(clampHalf8(values));
+        let row = ownRow + n * rowStep;
+        staged[base + partOf(row, ownGroup)][placeOf(row, unit)] = packHalf8(clampHalf8(values));
       }
     }
     for (var n = 0u; n < weightLoads; n++) { // unrolled
@@ -114,7 +126,8 @@ fn multiplyTile(workgroup: vec3u, local: u32, subgroup: u32) {
         packed = packHalf8(clampHalf8(unpackBrain8(packed)));
       }
       if (ownRow + n * rowStep < columnTile) {
-        staged[base + weightBase + stagedAt + n * rowStep * stagedStride] = packed;
+        let row = rowTile + ownRow + n * rowStep;
+        staged[base + partOf(row, ownGroup)][placeOf(row, unit)] = packed;
       }
     }
     workgroupBarrier();
@@ -129,10 +142,10 @@ fn multiplyTile(workgroup: vec3u, local: u32, subgroup: u32) {
     for (var d = 0u; d < ownDepthBlocks; d++) { // unrolled
       var lefts: array<Left, rowBlocks>;
       for (var r = 0u; r < rowBlocks; r++) { // unrolled
-        lefts[r] = loadRows(base + leftAt + r * 16u * stagedStride + 2u * d);
+        lefts[r] = loadRows(base + firstLeft + r * depthGroups, 2u * d);
       }
       for (var c = 0u; c < columnBlocks; c++) { // unrolled
-        let right = loadColumns(base + rightAt + c * 16u * stagedStride + 2u * d);
+        let right = loadColumns(base + firstRight + c * depthGroups, 2u * d);
         for (var r = 0u; r < rowBlocks; r++) { // unrolled
           sums[r * columnBlocks + c] = multiplyAdd(lefts[r], right, sums[r * columnBlocks + c]);
         }
@@ -141,7 +154,7 @@ fn multiplyTile(workgroup: vec3u, local: u32, subgroup: u32) {
     if (stages == 1u) {
       workgroupBarrier();
     } else {
-      base = stageSize - base;
+      base = stageParts - base;
     }
   }
 
@@ -149,14 +162,15 @@ fn multiplyTile(workgroup: vec3u, local: u32, subgroup: u32) {
   if (normalized) {
     for (var n = 0u; n < inputLoads; n++) { // unrolled
       if (ownRow + n * rowStep < rowTile) {
-        staged[stagedAt + n * rowStep * stagedStride] = vec4<u32>(bitcast<u32>(sumsOfSquares[n]));
+        let row = ownRow + n * rowStep;
+        staged[partOf(row, ownGroup)][placeOf(row, unit)] = vec4<u32>(bitcast<u32>(sumsOfSquares[n]));
       }
     }
     workgroupBarrier();
     for (var row = local; row < rowTile; row += invocations) {
       var total = 0.0;
       for (var u = 0u; u < depthUnits; u++) {
-        total += bitcast<f32>(staged[row * stagedStride + u].x);
+        total += bitcast<f32>(staged[partOf(row, u / ownUnits)][placeOf(row, u)].x);
       }
       inverses[row] = inverseRms(total);
     }
@@ -166,7 +180,7 @@ fn multiplyTile(workgroup: vec3u, local: u32, subgroup: u32) {
   for (var r = 0u; r < rowBlocks; r++) { // unrolled
     for (var c = 0u; c < keptChunks; c++) { // unrolled
       for (var b = 0u; b < keptBlocks; b++) { // unrolled
-        storeResult(subgroup * 16u * keptStride + 4u * b, sums[r * columnBlocks + c * keptBlocks + b]);
+        storeResult(subgroup * keptBlocks + b, sums[r * columnBlocks + c * keptBlocks + b]);
       }
       workgroupBarrier();
       for (var i = local; i < groups * 16u * results; i += invocations) {

@@ -1,11 +1,11 @@
 // What matmul-matrix.wgsl does with matrices of subgroup-matrix.wgsl. Whatever computes the same may take the place of both.
 
-fn loadRows(at: u32) -> Left {
-  return subgroupMatrixLoad<Left, row_major>(&staged, at, stagedStride);
+fn loadRows(part: u32, at: u32) -> Left {
+  return subgroupMatrixLoad<Left, row_major>(&staged[part], at, stagedStride);
 }
 
-fn storeResult(at: u32, result: Result) {
-  subgroupMatrixStore<row_major>(&staged, at, result, keptStride);
+fn storeResult(part: u32, result: Result) {
+  subgroupMatrixStore<row_major>(&staged[part], 0u, result, keptStride);
 }
 
 @compute @workgroup_size(invocations)

@@ -175,24 +175,29 @@ const manyRows: readonly (FromWorkgroups<MatmulTile> & { readonly fromRows: numb
 ];
 
 const deepTile = subgroupTile([1, 1, 8], [2, 2], 256);
+const wideTile = subgroupTile([1, 2, 4], [2, 2], 128);
 
 /**
- * By matrices: from how many rows at least, by workgroups as above, and up to which number of rows the tile is worth it. What needs more workgroup
- * memory than there is is left out. On the H100, us against the best plain kernel for Llama 3.2 1B's gate and up (16,384 columns): 16 rows 36 and
- * 65, 64 rows 63 and 192, 512 rows 274 and 1,110, 2,048 rows 1,122 and 4,369; down (2,048 columns): 16 rows 41 and 31, which is why few columns
- * wait for 25 rows, 64 rows 49 and 118, 512 rows 219 and 717, 2,048 rows 576 and 2,065. The first two are for any number of workgroups, the first
- * for the least memory.
+ * By matrices: from how many rows at least, by workgroups as above, and up to which number of rows the tile is worth it; a later entry takes the place of
+ * earlier ones. What needs more workgroup memory than there is is left out: the first is there for the least memory. On the H100, us against the
+ * best plain kernel for Llama 3.2 1B's gate and up (16,384 columns): 16 rows 41 and 64, 64 rows 50 and 192, 128 rows 70 and 255, 512 rows 225 and 999,
+ * 2,048 rows 869 and 3,956; down (2,048 columns): 16 rows 37 and 31, which is why few columns wait for 25 rows, 64 rows 47 and 118, 128 rows 75 and
+ * 213, 512 rows 176 and 666, 2,048 rows 481 and 1,825.
  */
 const byMatrices: readonly (FromWorkgroups<SubgroupTile> & { readonly fromRows: number; readonly untilRows?: number })[] = [
-  { fromRows: 49, workgroups: 0, tile: subgroupTile([1, 1, 4], [4, 2], 64) },
+  { fromRows: 49, workgroups: 0, tile: subgroupTile([1, 2, 2], [2, 2], 64) },
+  { fromRows: 16, untilRows: 16, workgroups: 96, tile: subgroupTile([1, 1, 8], [1, 2], 256) },
+  { fromRows: 16, untilRows: 16, workgroups: 256, tile: subgroupTile([1, 2, 4], [1, 2], 128) },
   { fromRows: 33, workgroups: 0, tile: deepTile },
   { fromRows: 25, workgroups: 64, tile: deepTile },
-  { fromRows: 16, untilRows: 16, workgroups: 256, tile: subgroupTile([1, 2, 4], [1, 2], 128) },
-  { fromRows: 17, untilRows: 32, workgroups: 512, tile: subgroupTile([1, 1, 4], [2, 2], 64) },
+  { fromRows: 17, untilRows: 32, workgroups: 256, tile: subgroupTile([1, 2, 2], [2, 2], 64) },
+  { fromRows: 33, untilRows: 64, workgroups: 96, tile: wideTile },
   { fromRows: 33, untilRows: 64, workgroups: 256, tile: subgroupTile([2, 2, 2], [2, 2], 64) },
+  { fromRows: 65, workgroups: 128, tile: wideTile },
+  { fromRows: 65, workgroups: 96, tile: subgroupTile([2, 2, 2], [2, 2], 128) },
   { fromRows: 65, workgroups: 128, tile: subgroupTile([2, 4, 1], [2, 2], 64) },
-  { fromRows: 65, workgroups: 256, tile: subgroupTile([1, 4, 1], [4, 2], 32) },
-  { fromRows: 129, workgroups: 128, tile: subgroupTile([2, 4, 1], [4, 4], 32) },
+  { fromRows: 65, workgroups: 96, tile: subgroupTile([2, 4, 1], [4, 2], 32, 2) },
+  { fromRows: 129, workgroups: 512, tile: subgroupTile([2, 2, 1], [4, 4], 32) },
 ];
 
 /** Input rows and columns of a workgroup. */
@@ -220,9 +225,10 @@ export function matmulMemory({ rowTile, columnTile, depth, stages }: MatmulTile)
 export function subgroupMemory(tile: SubgroupTile): number {
   const { rowTile, columnTile } = subgroupTileSize(tile);
   const subgroups = tile.rowGroups * tile.columnGroups * tile.depthGroups;
-  const operands = tile.stages * (rowTile + columnTile) * (tile.depth / 8 + 1);
-  const results = subgroups * 16 * (4 * Math.min(tile.columnBlocks, 2) + 1);
-  return 16 * Math.max(operands, results) + 4 * rowTile;
+  const partVectors = 16 * Math.max(tile.depth / 8 / tile.depthGroups + 1, 5);
+  const operands = ((tile.stages * (rowTile + columnTile)) / 16) * tile.depthGroups;
+  const results = subgroups * Math.min(tile.columnBlocks, 2);
+  return 16 * partVectors * Math.max(operands, results) + 4 * rowTile;
 }
 
 /** Bytes of workgroup memory. */

@@ -2,20 +2,20 @@
 
 var<workgroup> exchanged: array<f32, invocations>;
 
-fn loadQueries(at: u32) -> Left {
+fn loadQueries(part: u32, at: u32) -> Left {
   let place = at + matrixLane / 2u * scoreStride;
-  return leftOf(scores[place], scores[place + 1u]);
+  return leftOf(scores[part][place], scores[part][place + 1u]);
 }
 
-fn loadWeights(at: u32) -> Left {
+fn loadWeights(part: u32, at: u32) -> Left {
   let place = at + matrixLane / 2u * weightStride;
-  return leftOf(weights[place], weights[place + 1u]);
+  return leftOf(weights[part][place], weights[part][place + 1u]);
 }
 
-fn loadValues(at: u32) -> Right {
+fn loadValues(part: u32, at: u32) -> Right {
   var right: Right;
   for (var r = 0u; r < 16u; r++) {
-    let words = staged[at + r * stagedStride + matrixLane % 2u];
+    let words = staged[part][at + r * stagedStride + matrixLane % 2u];
     right.rows[2u * r] = lowHalf(words);
     right.rows[2u * r + 1u] = highHalf(words);
   }
@@ -26,13 +26,13 @@ fn placeOfResult(at: u32) -> u32 {
   return at + matrixLane / 2u * scoreStride + matrixLane % 2u * 2u;
 }
 
-fn storeResult(at: u32, result: Result) {
-  scores[placeOfResult(at)] = bitcast<vec4<u32>>(result.low);
-  scores[placeOfResult(at) + 1u] = bitcast<vec4<u32>>(result.high);
+fn storeResult(part: u32, at: u32, result: Result) {
+  scores[part][placeOfResult(at)] = bitcast<vec4<u32>>(result.low);
+  scores[part][placeOfResult(at) + 1u] = bitcast<vec4<u32>>(result.high);
 }
 
-fn loadResult(at: u32) -> Result {
-  return Result(bitcast<vec4f>(scores[placeOfResult(at)]), bitcast<vec4f>(scores[placeOfResult(at) + 1u]));
+fn loadResult(part: u32, at: u32) -> Result {
+  return Result(bitcast<vec4f>(scores[part][placeOfResult(at)]), bitcast<vec4f>(scores[part][placeOfResult(at) + 1u]));
 }
 
 fn fromPartner(value: f32, local: u32) -> f32 {

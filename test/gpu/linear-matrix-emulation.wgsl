@@ -1,14 +1,14 @@
 // What shaders/model/matrix.wgsl does, with matrix-emulation.wgsl.
 
-fn loadRows(at: u32) -> Left {
+fn loadRows(part: u32, at: u32) -> Left {
   let place = at + matrixLane / 2u * stagedStride;
-  return leftOf(staged[place], staged[place + 1u]);
+  return leftOf(staged[part][place], staged[part][place + 1u]);
 }
 
-fn storeResult(at: u32, result: Result) {
-  let place = at + matrixLane / 2u * keptStride + matrixLane % 2u * 2u;
-  staged[place] = bitcast<vec4<u32>>(result.low);
-  staged[place + 1u] = bitcast<vec4<u32>>(result.high);
+fn storeResult(part: u32, result: Result) {
+  let place = matrixLane / 2u * keptStride + matrixLane % 2u * 2u;
+  staged[part][place] = bitcast<vec4<u32>>(result.low);
+  staged[part][place + 1u] = bitcast<vec4<u32>>(result.high);
 }
 
 @compute @workgroup_size(invocations)

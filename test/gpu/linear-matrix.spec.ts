@@ -60,7 +60,7 @@ function compare(t: SpecContext, tile: SubgroupTile, options: LinearOptions, all
   });
 }
 
-const tile: SubgroupTile = { rowGroups: 2, columnGroups: 1, depthGroups: 2, rowBlocks: 1, columnBlocks: 2, depth: 32, stages: 2 };
+const tile: SubgroupTile = { rowGroups: 2, columnGroups: 1, depthGroups: 2, rowBlocks: 1, columnBlocks: 1, depth: 32, stages: 2 };
 
 for (const [name, options] of Object.entries(combinations)) {
   spec(name, (t) => compare(t, tile, options, sizes), { devices: name === 'bf16, all' ? 'granted' : 'default' });
@@ -112,12 +112,17 @@ const used = new Set(
     .map((product) => named(product.tile)),
 );
 
-/** Of a tile that is too large for a device, what fits: the same but for how much of the operands is in workgroup memory. */
+/**
+ * Of a tile that is too large for a device, what fits: the same but for how much of the operands is in workgroup memory, and by how many subgroups that
+ * share a block.
+ */
 function fitting(t: SpecContext, one: SubgroupTile): SubgroupTile {
-  if (subgroupMemory(one) <= t.gpu.limits.maxComputeWorkgroupStorageSize) return one;
-  const depth = Math.max(32, 16 * one.depthGroups);
-  t.log(`in one stage of depth ${depth}: the device lacks workgroup memory`);
-  return { ...one, depth, stages: 1 };
+  let fit = one;
+  for (let depthGroups = one.depthGroups; subgroupMemory(fit) > t.gpu.limits.maxComputeWorkgroupStorageSize; depthGroups /= 2) {
+    fit = { ...one, depthGroups, depth: Math.max(32, 16 * depthGroups), stages: 1 };
+  }
+  if (fit !== one) t.log(`in one stage, ${fit.depthGroups} groups of depth ${fit.depth}: the device lacks workgroup memory`);
+  return fit;
 }
 
 for (const [i, one] of subgroupTiles.entries()) {

@@ -29,14 +29,14 @@ fn leftOf(first: vec4<u32>, second: vec4<u32>) -> Left {
   return Left(array<vec4f, 4>(lowHalf(first), highHalf(first), lowHalf(second), highHalf(second)));
 }
 
-fn loadColumns(at: u32) -> Right {
+fn loadColumns(part: u32, at: u32) -> Right {
   var right: Right;
   for (var i = 0u; i < 4u; i++) {
     let place = at + (matrixLane % 2u * 8u + i / 2u * 4u) * stagedStride + i % 2u;
-    let a = staged[place];
-    let b = staged[place + stagedStride];
-    let c = staged[place + 2u * stagedStride];
-    let d = staged[place + 3u * stagedStride];
+    let a = staged[part][place];
+    let b = staged[part][place + stagedStride];
+    let c = staged[part][place + 2u * stagedStride];
+    let d = staged[part][place + 3u * stagedStride];
     let low = transpose(mat4x4f(lowHalf(a), lowHalf(b), lowHalf(c), lowHalf(d)));
     let high = transpose(mat4x4f(highHalf(a), highHalf(b), highHalf(c), highHalf(d)));
     let first = i % 2u * 16u + i / 2u;

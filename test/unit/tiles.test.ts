@@ -103,11 +103,11 @@ describe('the choice of a kernel', () => {
     }
     expect(froms(2048, 4096, 49152, true)).toEqual([
       ...['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8'],
-      ...[25, 449, 961, 1921].map((from, i) => `${from}: matmul by matrices ${[32, 64, 64, 128][i]}`),
+      ...[25, 97, 129, 449, 641, 3969].map((from, i) => `${from}: matmul by matrices ${[32, 32, 64, 64, 128, 128][i]}`),
     ]);
     expect(froms(16384, 4096, 49152, true)).toEqual([
       ...['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8'],
-      ...[16, 17, 33, 65, 129].map((from, i) => `${from}: matmul by matrices ${[16, 32, 64, 64, 128][i]}`),
+      ...[16, 17, 33, 65, 385].map((from, i) => `${from}: matmul by matrices ${[16, 32, 64, 128, 128][i]}`),
     ]);
   });
 });
