@@ -36,6 +36,8 @@ export interface Gpu {
      * `--enable-unsafe-webgpu`, on Linux with NVIDIA also behind the toggle `vulkan_enable_f16_on_nvidia`.
      */
     readonly subgroupMatrices: boolean;
+    /** The same with matrices of 16 x 16 by 16 x 8. */
+    readonly narrowMatrices: boolean;
   };
   /** Invocations that a subgroup has at least; 0 without the feature. */
   readonly subgroupMinSize: number;
@@ -119,7 +121,8 @@ export function gpuFromDevice(device: GPUDevice, info = device.adapterInfo, api:
       shaderF16: device.features.has('shader-f16'),
       subgroups: device.features.has('subgroups'),
       timestampQuery: device.features.has('timestamp-query'),
-      subgroupMatrices: hasSubgroupMatrices(device, info),
+      subgroupMatrices: hasSubgroupMatrices(device, info, 16),
+      narrowMatrices: hasSubgroupMatrices(device, info, 8),
     },
     subgroupMinSize: device.features.has('subgroups') ? (info?.subgroupMinSize ?? 0) : 0,
     lost,
@@ -133,12 +136,13 @@ export function gpuFromDevice(device: GPUDevice, info = device.adapterInfo, api:
   };
 }
 
-function hasSubgroupMatrices({ features }: GPUDevice, info: (GPUAdapterInfo & SubgroupMatrixInfo) | undefined): boolean {
+/** @param columns of the right matrices and of the results */
+function hasSubgroupMatrices({ features }: GPUDevice, info: (GPUAdapterInfo & SubgroupMatrixInfo) | undefined, columns: number): boolean {
   if (![subgroupMatrix, 'shader-f16', 'subgroups'].every((name) => features.has(name))) return false;
   if (info?.subgroupMinSize !== 32 || info.subgroupMaxSize !== 32) return false;
   return [...(info.subgroupMatrixConfigs ?? [])].some(
     ({ componentType, resultComponentType, M, N, K }) =>
-      componentType === 'f16' && resultComponentType === 'f32' && [M, N, K].every((size) => size === 16),
+      componentType === 'f16' && resultComponentType === 'f32' && M === 16 && N === columns && K === 16,
   );
 }
 

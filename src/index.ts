@@ -25,7 +25,7 @@ export {
   tuningKey,
 } from './attention/tuned.ts';
 export { type TunedPart, type TuneOptions, type TuneProgress, type TuneResult, tune, tuneOnce } from './attention/tuner.ts';
-export type { DecodeTile, MatrixPrefillTile, PrefillTile } from './attention/tuning.ts';
+export type { DecodeTile, MatrixDecodeTile, MatrixPrefillTile, PrefillTile } from './attention/tuning.ts';
 export type { Workload } from './attention/workload.ts';
 export * from './errors.ts';
 export { type AdapterDescription, type Gpu, gpuFromDevice, type OpenGpuOptions, openGpu } from './gpu.ts';

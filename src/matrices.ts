@@ -10,11 +10,14 @@ export interface MatrixFunctions {
   readonly unroll: boolean;
 }
 
+/** What a module by subgroups needs of WGSL. */
+export const matrixEnables: readonly string[] = ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'];
+
 /** By subgroups. @param own what the kernel needs besides */
 export function subgroupMatrices(own: string): MatrixFunctions {
   return {
     wgsl: `${subgroupMatrixSource}\n${own}`,
-    enables: ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'],
+    enables: matrixEnables,
     unroll: true,
   };
 }

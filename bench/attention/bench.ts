@@ -1,7 +1,14 @@
 import type { Gpu, KvDtype } from 'pagewise';
 import { hasTokenScales, kvFormats, rowBytes } from '../../src/attention/layout.ts';
-import { chooseKernels } from '../../src/attention/tuned.ts';
-import { type DecodeTile, decodeMemory, isMatrixTile, type MatrixPrefillTile, matrixPrefillMemory } from '../../src/attention/tuning.ts';
+import { chooseKernels, tileSpace } from '../../src/attention/tuned.ts';
+import {
+  type DecodeTile,
+  decodeMemory,
+  isMatrixTile,
+  type MatrixDecodeTile,
+  type MatrixPrefillTile,
+  matrixPrefillMemory,
+} from '../../src/attention/tuning.ts';
 import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
 import { passTimer, sampleWarm, timerNote } from '../timestamps.ts';
 import { type AppendCase, measureAppend } from './append.ts';
@@ -12,6 +19,8 @@ interface Section {
   readonly title: string;
   /** What bounds it: reading keys and values, or arithmetic. */
   readonly bound: 'read' | 'fma';
+  /** What is not as in the others. */
+  readonly shape?: Partial<Shape>;
   readonly cases: readonly AttentionCase[];
 }
 
@@ -32,13 +41,14 @@ export async function benchAttention(gpu: Gpu, host: BenchHost, options: BenchOp
   const all = sectionsOf(gpu, shape, options);
   // The sweep takes minutes: it is there for whom asks for it.
   const sections = all.filter(({ title }) => (filter === undefined ? !title.startsWith('sweep') : title.includes(filter)));
-  for (const { title, bound, cases } of sections) {
+  for (const { title, bound, cases, shape: change } of sections) {
+    const ofSection = { ...shape, ...change };
     for (const one of cases) {
       try {
-        rows.push(...(await measure(gpu, shape, one, title, ceilings, bound, rounds, options.quick === true)));
+        rows.push(...(await measure(gpu, ofSection, one, title, ceilings, bound, rounds, options.quick === true)));
       } catch (error) {
         if (!title.startsWith('sweep') || gpu.loss) throw error;
-        host.print(`${one.name}, ${kernelOf(gpu, shape, one)}: ${error instanceof Error ? error.message.split('\n', 1)[0] : error}`);
+        host.print(`${one.name}, ${kernelOf(gpu, ofSection, one)}: ${error instanceof Error ? error.message.split('\n', 1)[0] : error}`);
       }
     }
     host.print(`${title}: done`);
@@ -138,8 +148,14 @@ function appendCases(small: boolean): readonly AppendCase[] {
   return sizes.flatMap(([batch, tokens]) => (['f16', 'int8'] as const).map((dtype) => ({ batch, tokens, dtype })));
 }
 
-/** Of a decode tile: invocations that share a key and a value, keys, invocations, u32 of a load, and `b` where it is by barriers. */
-function describeDecode({ keyThreads, keysPerThread, valueThreads, invocations, loadWords, subgroups }: DecodeTile): string {
+/**
+ * Of a decode tile: invocations that share a key and a value, keys, invocations, u32 of a load, and `b` where it is by barriers; of one by matrices:
+ * subgroups, and matrices of keys.
+ */
+function describeDecode(tile: DecodeTile | MatrixDecodeTile | 'plain'): string {
+  if (tile === 'plain') return tile;
+  if (isMatrixTile(tile)) return `matrices ${tile.subgroupCount}.${tile.keyBlocks}`;
+  const { keyThreads, keysPerThread, valueThreads, invocations, loadWords, subgroups } = tile;
   return `${[keyThreads, valueThreads, keysPerThread, invocations, loadWords].join('.')}${subgroups ? '' : 'b'}`;
 }
 
@@ -157,6 +173,16 @@ function byBothKernels(gpu: Gpu, shape: Shape, cases: readonly AttentionCase[]):
     const { prefill } = chooseKernels(gpu, { ...shape, dtype: one.dtype }, one.options);
     return [...(isMatrixTile(prefill) ? [{ ...one, prefill }] : []), { ...one, prefill: 'plain' as const }];
   });
+}
+
+/** Each dtype of less than four bytes by the plain kernel, and by all tiles by matrices where the device has them. */
+function groupCases(gpu: Gpu, shape: Shape): readonly AttentionCase[] {
+  return dtypes
+    .filter((dtype) => dtype !== 'f32')
+    .flatMap((dtype) => {
+      const byMatrices = tileSpace(gpu, { ...shape, dtype }).decode.filter((tile) => isMatrixTile(tile));
+      return [...byMatrices, 'plain' as const].map((tile) => ({ ...decode(64, 4096, dtype), decode: tile }));
+    });
 }
 
 /** All tiles by matrices that the device takes. */
@@ -242,6 +268,7 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
     [8, 4096],
     [32, 2048],
   ] as const;
+  const groupsOf8 = { numHeads: 8 * shape.numKvHeads };
   return [
     {
       title: 'decode',
@@ -255,6 +282,7 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
       ],
     },
     { title: 'KV dtypes', bound: 'read', cases: dtypes.map((dtype) => decode(dtype === 'f32' ? 32 : 64, 4096, dtype)) },
+    { title: 'groups of 8', bound: 'read', shape: groupsOf8, cases: groupCases(gpu, { ...shape, ...groupsOf8 }) },
     {
       title: 'splits',
       bound: 'read',

@@ -10,7 +10,7 @@ import {
 } from 'pagewise';
 import { blockBytes } from '../../src/attention/layout.ts';
 import { chooseKernels } from '../../src/attention/tuned.ts';
-import type { DecodeTile, MatrixPrefillTile } from '../../src/attention/tuning.ts';
+import type { DecodeTile, MatrixDecodeTile, MatrixPrefillTile } from '../../src/attention/tuning.ts';
 import type { PassTimer } from '../timestamps.ts';
 import { fillNormals, HashedPool, hashedNormal } from './hash.ts';
 
@@ -31,8 +31,8 @@ export interface AttentionCase {
   readonly options?: Partial<PagedAttentionOptions>;
   /** The prefill kernel: by multiply-adds, or by matrices in a tile; default: what would be chosen. */
   readonly prefill?: 'plain' | MatrixPrefillTile;
-  /** The decode kernel's tile; default: what would be chosen. */
-  readonly decode?: DecodeTile;
+  /** The decode kernel: by multiply-adds, or in a tile; default: what would be chosen. */
+  readonly decode?: 'plain' | DecodeTile | MatrixDecodeTile;
 }
 
 const querySeed = 0x9000_0000;
@@ -98,7 +98,8 @@ export class OpenCase {
     const numTokens = lengths.reduce((sum, [queryLen]) => sum + queryLen, 0);
     const chosen = chooseKernels(gpu, { ...layout, numHeads }, options);
     const prefill = one.prefill === 'plain' ? chosen.plainPrefill : (one.prefill ?? chosen.prefill);
-    const choice = { ...chosen, prefill, decode: one.decode ?? chosen.decode };
+    const decode = one.decode === 'plain' ? chosen.plainDecode : (one.decode ?? chosen.decode);
+    const choice = { ...chosen, prefill, decode };
     this.#attention = new PagedAttention(this.#cache, this.#kv, { numHeads, maxTokensPerStep: numTokens, ...options }, choice);
     const size = numTokens * numHeads * headDim * 4;
     const buffer = () => gpu.device.createBuffer({ label: 'bench', size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC });

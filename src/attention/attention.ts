@@ -2,9 +2,18 @@ import { CapacityExceededError, InvalidArgumentError, LimitExceededError } from 
 import type { LaunchCache } from '../launch/cache.ts';
 import type { ArgumentsOf } from '../launch/kernel.ts';
 import type { LaunchSite } from '../launch/site.ts';
+import { decodeBy, prefillBy } from './attend.ts';
 import { findCascades } from './cascade.ts';
 import { checkCascades, checkEntry, checkScalars } from './checks.ts';
-import { attendArgumentNames, mergeKernel, type PoolKernels, partialWords, poolKernelsFor, updateKernel } from './kernels.ts';
+import {
+  attendArgumentNames,
+  type KernelParts,
+  mergeKernel,
+  type PoolKernels,
+  partialWords,
+  poolKernelsFor,
+  updateKernel,
+} from './kernels.ts';
 import type { KvCache } from './kv-cache.ts';
 import { blockBytes, checkPositive, hasTokenScales, kvFormats, loadWords } from './layout.ts';
 import { pointIntoModification, prepareModifications } from './modifications.ts';
@@ -19,9 +28,8 @@ import {
   PlanWriter,
   packBatch,
 } from './plan.ts';
-import { Prefill } from './prefill.ts';
 import { chooseKernels, type KernelChoice, nearestSplit, type TunedSplit, workgroupsPerItem } from './tuned.ts';
-import { type DecodeTile, mergeInvocations, workgroupInvocations } from './tuning.ts';
+import { mergeInvocations, workgroupInvocations } from './tuning.ts';
 
 /** Longest draft whose rows are split. A row's sum depends on where it is cut, and that on the batch. */
 const maxSplitQuery = ({ deterministic = false }: PagedAttentionOptions): number => (deterministic ? 0 : 16);
@@ -49,10 +57,9 @@ export class PagedAttention {
   readonly #cache: LaunchCache;
   readonly #kv: KvCache;
   readonly #options: PagedAttentionOptions;
-  readonly #prefill: Prefill;
-  readonly #matrices: KernelChoice['matrices'];
-  readonly #halfProducts: KernelChoice['halfProducts'];
-  readonly #decodeTile: DecodeTile;
+  readonly #decode: ReturnType<typeof decodeBy>;
+  readonly #prefill: ReturnType<typeof prefillBy>;
+  readonly #parts: KernelParts;
   readonly #mergeInvocations: number;
   readonly #only: KernelChoice['only'];
   /** At least one. */
@@ -90,10 +97,9 @@ export class PagedAttention {
     this.#cache = cache;
     this.#kv = kv;
     this.#options = options;
-    this.#prefill = new Prefill(cache, kernels);
-    this.#matrices = kernels.matrices;
-    this.#halfProducts = kernels.halfProducts;
-    this.#decodeTile = kernels.decode;
+    this.#decode = decodeBy(cache, kernels);
+    this.#prefill = prefillBy(cache, kernels);
+    this.#parts = kernels.parts ?? {};
     this.#only = kernels.only;
     this.#workgroupsPerItem = workgroupsPerItem(shape, kernels.decode);
     this.#mergeInvocations = mergeInvocations(options.maxInvocations ?? workgroupInvocations(cache.gpu.adapter));
@@ -149,7 +155,7 @@ export class PagedAttention {
     const prepared = prepareModifications(modifications, attendArgumentNames);
     const pools = this.#kv.pools[layer];
     if (!pools) throw new InvalidArgumentError('layer', layer, `an integer from 0 to ${this.#kv.pools.length - 1}`);
-    const kernels = poolKernelsFor(pools.length, prepared, this.#matrices, this.#halfProducts);
+    const kernels = poolKernelsFor(pools.length, prepared, this.#parts);
     try {
       return await this.#prepareLayer(kernels, pools, options);
     } catch (error) {
@@ -222,11 +228,6 @@ export class PagedAttention {
       ...scalars,
       numItems: 0,
     };
-    const { subgroups, halves, ...decodeTile } = this.#decodeTile;
-    const byBarriers = halves ? kernels.decodeHalves : kernels.decode;
-    const bySubgroups = halves ? kernels.decodeTeamsHalves : kernels.decodeTeams;
-    const decodeKernel = subgroups ? bySubgroups : byBarriers;
-    const decodeArgs: ArgumentsOf<PoolKernels['decode']['arguments']> = { ...attendArgs, ...decodeTile };
     const mergeArgs: ArgumentsOf<typeof mergeKernel.arguments> = {
       headDim,
       numHeads,
@@ -241,7 +242,7 @@ export class PagedAttention {
     const [append, copy, decode, prefill, merge] = await Promise.all([
       only ? undefined : this.#cache.prepare(kernels.append, appendArgs),
       only ? undefined : this.#cache.prepare(kernels.copy, copyArgs),
-      only === 'prefill' ? undefined : this.#cache.prepare(decodeKernel, decodeArgs),
+      only === 'prefill' ? undefined : this.#decode.prepare(kernels, attendArgs),
       only === 'decode' ? undefined : this.#prefill.prepare(kernels, attendArgs),
       this.#cache.prepare(mergeKernel, mergeArgs),
     ]);
@@ -253,15 +254,14 @@ export class PagedAttention {
         append?.record(pass, appendArgs);
       },
       attend: (pass) => {
-        decodeArgs.numItems = this.#counts.numDecodeItems;
         mergeArgs.numRows = this.#counts.numMergeRows;
-        decode?.record(pass, decodeArgs);
+        decode?.record(pass, this.#counts.numDecodeItems);
         prefill?.record(pass, this.#counts.numPrefillItems);
         merge.record(pass, mergeArgs);
       },
       set: (values) => {
         const checked = checkScalars(values, options.modifications?.scalars ?? {}, false);
-        Object.assign(decodeArgs, checked);
+        decode?.set(checked);
         prefill?.set(checked);
       },
       writeData: (values, first = 0) => {
@@ -335,7 +335,7 @@ export class PagedAttention {
     this.writer.begin();
     this.#counts = packBatch(this.writer, planned, {
       blockSize,
-      prefillTokens: this.#prefill.tokens,
+      prefillTokens: this.#prefill.tile.tokens,
       segmentKeys: this.#segmentKeys(planned),
       maxPartials: this.#maxPartials,
       maxSplitQuery: maxSplitQuery(this.#options),

@@ -3,6 +3,8 @@ import appendSource from '../../shaders/attention/append.wgsl' with { type: 'tex
 import blocksSource from '../../shaders/attention/blocks.wgsl' with { type: 'text' };
 import copySource from '../../shaders/attention/copy.wgsl' with { type: 'text' };
 import decodeSource from '../../shaders/attention/decode.wgsl' with { type: 'text' };
+import decodeKeysSource from '../../shaders/attention/decode-keys.wgsl' with { type: 'text' };
+import decodeMatrixSource from '../../shaders/attention/decode-matrix.wgsl' with { type: 'text' };
 import decodePartsSource from '../../shaders/attention/decode-parts.wgsl' with { type: 'text' };
 import decodeTeamsSource from '../../shaders/attention/decode-teams.wgsl' with { type: 'text' };
 import fp8Source from '../../shaders/attention/fp8.wgsl' with { type: 'text' };
@@ -14,6 +16,7 @@ import matrixSource from '../../shaders/attention/matrix.wgsl' with { type: 'tex
 import mergeSource from '../../shaders/attention/merge.wgsl' with { type: 'text' };
 import multiplyF16Source from '../../shaders/attention/multiply-f16.wgsl' with { type: 'text' };
 import multiplyF32Source from '../../shaders/attention/multiply-f32.wgsl' with { type: 'text' };
+import narrowMatrixSource from '../../shaders/attention/narrow-matrix.wgsl' with { type: 'text' };
 import outputSource from '../../shaders/attention/output.wgsl' with { type: 'text' };
 import prefillSource from '../../shaders/attention/prefill.wgsl' with { type: 'text' };
 import prefillMatrixSource from '../../shaders/attention/prefill-matrix.wgsl' with { type: 'text' };
@@ -24,13 +27,14 @@ import tileSource from '../../shaders/attention/tile.wgsl' with { type: 'text' }
 import updateSource from '../../shaders/attention/update.wgsl' with { type: 'text' };
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
 import { type AnyKernel, defineKernel, frozen, gridCount, perCall, readBuffer, type ScalarType, writeBuffer } from '../launch/kernel.ts';
-import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
+import { type MatrixFunctions, matrixEnables, subgroupMatrices } from '../matrices.ts';
 import { kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
 import { argumentStruct, columnFunctions, constants, float, formatOf, poolPrelude, unitFunctions } from './prelude.ts';
 import {
   decodeMemory,
+  matrixDecodeMemory,
   matrixPrefillMemory,
   prefillGroupsAtOnce,
   prefillMemory,
@@ -155,13 +159,23 @@ function appendWorkgroups(numTokens: number, numKvHeads: number, headDim: number
   return Math.ceil((numTokens * numKvHeads) / Math.max(1, Math.floor(64 / (headDim / 8))));
 }
 
-const subgroupPrefill = subgroupMatrices(matrixSource);
+/** What computes with matrices. */
+export interface AttentionMatrices {
+  readonly prefill: MatrixFunctions;
+  /** The functions of shaders/attention/narrow-matrix.wgsl. */
+  readonly decode: MatrixFunctions;
+}
+
+const bySubgroups: AttentionMatrices = {
+  prefill: subgroupMatrices(matrixSource),
+  decode: { wgsl: narrowMatrixSource, enables: matrixEnables, unroll: true },
+};
 
 /** The kernels that read or write a pool of `poolBuffers` buffers, with a caller's modifications compiled in. */
 function definePoolKernels(
   poolBuffers: number,
   modifications: PreparedModifications,
-  matrices: MatrixFunctions,
+  matrices: AttentionMatrices,
   halfProducts: HalfProducts,
 ) {
   const written = poolArguments(poolBuffers, writeBuffer);
@@ -260,7 +274,7 @@ function definePoolKernels(
   const decodeKernel = (name: string, source: string, { subgroups = false, halves = false }) =>
     defineKernel({
       name,
-      source: [...attendSource, decodePartsSource, halves ? halfProducts.wgsl : multiplyF32Source, source],
+      source: [...attendSource, decodeKeysSource, decodePartsSource, halves ? halfProducts.wgsl : multiplyF32Source, source],
       prelude: (selectors) => {
         const { headTile, keyThreads, keysPerThread, valueThreads, invocations } = selectors;
         const sizes = { headTile, keyThreads, keysPerThread, valueThreads, invocations };
@@ -296,6 +310,33 @@ function definePoolKernels(
   const decodeHalves = decodeKernel('decode in f16', decodeSource, { halves: true });
   const decodeTeams = decodeKernel('decode by subgroups', decodeTeamsSource, { subgroups: true });
   const decodeTeamsHalves = decodeKernel('decode in f16 by subgroups', decodeTeamsSource, { subgroups: true, halves: true });
+
+  const matrixDecode = defineKernel({
+    name: 'decode by matrices',
+    source: [...attendSource, decodeKeysSource, decodeMatrixSource, matrices.decode.wgsl],
+    prelude: (selectors) => {
+      const { headTile, subgroupCount, keyBlocks } = selectors;
+      return [attendPrelude(selectors), constants({ headTile, subgroupCount, keyBlocks })].join('\n');
+    },
+    enables: () => matrices.decode.enables,
+    arguments: {
+      ...layout,
+      ...heads,
+      ...{ subgroupCount: frozen('text'), keyBlocks: frozen('text') },
+      ...buffers,
+      ...attendArguments,
+      ...scalars,
+      numItems: gridCount,
+    },
+    ...(matrices.decode.unroll && { unroll: true }),
+    workgroupMemory: ({ subgroupCount, keyBlocks }) =>
+      matrixDecodeMemory({ subgroupCount: Number(subgroupCount), keyBlocks: Number(keyBlocks) }),
+    workgroups: {
+      x: ({ numKvHeads }) => numKvHeads,
+      y: ({ numItems }) => numItems,
+      z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
+    },
+  });
 
   const prefill = defineKernel({
     name: 'prefill',
@@ -335,12 +376,12 @@ function definePoolKernels(
 
   const matrixPrefill = defineKernel({
     name: 'prefill by matrices',
-    source: [...attendSource, tileSource, prefillMatrixSource, matrices.wgsl],
+    source: [...attendSource, tileSource, prefillMatrixSource, matrices.prefill.wgsl],
     prelude: (selectors) => {
       const { headTile, subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage } = selectors;
       return [attendPrelude(selectors), constants({ headTile, subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage })].join('\n');
     },
-    enables: () => matrices.enables,
+    enables: () => matrices.prefill.enables,
     arguments: {
       ...layout,
       ...heads,
@@ -351,7 +392,7 @@ function definePoolKernels(
       ...scalars,
       numItems: gridCount,
     },
-    ...(matrices.unroll && { unroll: true }),
+    ...(matrices.prefill.unroll && { unroll: true }),
     workgroupMemory: ({ headDim, headTile, subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage }) =>
       matrixPrefillMemory(
         {
@@ -371,21 +412,24 @@ function definePoolKernels(
     },
   });
 
-  return { append, copy, decode, decodeHalves, decodeTeams, decodeTeamsHalves, prefill, matrixPrefill };
+  return { append, copy, decode, decodeHalves, decodeTeams, decodeTeamsHalves, matrixDecode, prefill, matrixPrefill };
 }
 
 export type PoolKernels = ReturnType<typeof definePoolKernels>;
 
 const poolKernels = new Map<string, PoolKernels>();
 
+/** What computes parts of kernels; default: the device's own. */
+export interface KernelParts {
+  readonly matrices?: Partial<AttentionMatrices>;
+  readonly halfProducts?: HalfProducts;
+}
+
 /** The kernels for so many pool buffers and these modifications; the same ones for the same text, so that pipelines are shared. */
-export function poolKernelsFor(
-  poolBuffers: number,
-  modifications = noModifications,
-  matrices = subgroupPrefill,
-  halfProducts = deviceHalves,
-): PoolKernels {
-  const key = JSON.stringify([poolBuffers, modifications, matrices.wgsl, halfProducts]);
+export function poolKernelsFor(poolBuffers: number, modifications = noModifications, parts: KernelParts = {}): PoolKernels {
+  const matrices = { ...bySubgroups, ...parts.matrices };
+  const { halfProducts = deviceHalves } = parts;
+  const key = JSON.stringify([poolBuffers, modifications, matrices.prefill.wgsl, matrices.decode.wgsl, halfProducts]);
   const known = poolKernels.get(key) ?? definePoolKernels(poolBuffers, modifications, matrices, halfProducts);
   poolKernels.set(key, known);
   return known;
@@ -398,11 +442,13 @@ export const {
   decodeHalves: decodeHalvesKernel,
   decodeTeams: decodeTeamsKernel,
   decodeTeamsHalves: decodeTeamsHalvesKernel,
+  matrixDecode: matrixDecodeKernel,
   prefill: prefillKernel,
   matrixPrefill: matrixPrefillKernel,
   copy: copyKernel,
 } = poolKernelsFor(1);
 export const attentionKernels: readonly AnyKernel[] = [
   ...[appendKernel, updateKernel, copyKernel],
-  ...[decodeKernel, decodeHalvesKernel, decodeTeamsKernel, decodeTeamsHalvesKernel, mergeKernel, prefillKernel, matrixPrefillKernel],
+  ...[decodeKernel, decodeHalvesKernel, decodeTeamsKernel, decodeTeamsHalvesKernel, matrixDecodeKernel],
+  ...[mergeKernel, prefillKernel, matrixPrefillKernel],
 ];

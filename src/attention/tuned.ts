@@ -7,17 +7,18 @@ import type { AdapterDescription, Gpu } from '../gpu.ts';
 import { hostName } from '../host.ts';
 import { indexedDbStore, type JsonKind, type JsonStore, type JsonStoreOptions, type TextFiles, textStore } from '../launch/json-store.ts';
 import { hash } from '../launch/manifest.ts';
-import type { MatrixFunctions } from '../matrices.ts';
 import { version } from '../version.ts';
 import { adapterDefaults } from './adapters.ts';
-import { attentionKernels, deviceHalves, type HalfProducts, halvesAlone } from './kernels.ts';
+import { attentionKernels, deviceHalves, halvesAlone, type KernelParts } from './kernels.ts';
 import { hasTokenScales, type KvDtype, type KvLayout, kvFormats } from './layout.ts';
 import { planPrelude, type Split } from './plan.ts';
 import {
   type DecodeTile,
   decodeTileSpace,
   isMatrixTile,
+  type MatrixDecodeTile,
   type MatrixPrefillTile,
+  matrixDecodeTileSpace,
   matrixTileSpace,
   type PrefillTile,
   prefillTileSpace,
@@ -38,7 +39,7 @@ export interface TunedSplit extends Split {
 /** What was found for one shape; what is left out was not measured, and the default holds. */
 export interface TuningEntry {
   readonly shape: AttentionShape;
-  readonly decode?: DecodeTile;
+  readonly decode?: DecodeTile | MatrixDecodeTile;
   readonly prefill?: PrefillTile | MatrixPrefillTile;
   readonly splits?: readonly TunedSplit[];
 }
@@ -97,14 +98,12 @@ export function textTunings(files: TextFiles, options?: JsonStoreOptions): Tunin
 
 /** What one `PagedAttention` runs with. */
 export interface KernelChoice {
-  readonly decode: DecodeTile;
+  readonly decode: DecodeTile | MatrixDecodeTile;
   readonly prefill: PrefillTile | MatrixPrefillTile;
-  /** What takes its place where `prefill` is of matrices and does not compile. */
+  /** What takes the place of `decode` and `prefill` where these are of matrices and do not compile. */
+  readonly plainDecode: DecodeTile;
   readonly plainPrefill: PrefillTile;
-  /** What computes with matrices; default: subgroups. */
-  readonly matrices?: MatrixFunctions;
-  /** What multiplies in f16; default: the device. */
-  readonly halfProducts?: HalfProducts;
+  readonly parts?: KernelParts;
   /** At least one; a step takes the nearest. */
   readonly splits: readonly TunedSplit[];
   /** What holds where the buffer of partial states would be too large for `splits`: what was not tuned. */
@@ -132,8 +131,9 @@ export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOp
   const space = tileSpace(gpu, shape, options);
   const decode = pickTile('decode', space.decode, entries, onTuningProblem);
   const prefill = pickTile('prefill', space.prefill, entries, onTuningProblem);
+  const plainDecode = space.decode.find((tile): tile is DecodeTile => !isMatrixTile(tile));
   const plainPrefill = space.prefill.find((tile): tile is PrefillTile => !isMatrixTile(tile));
-  if (!decode || !prefill || !plainPrefill) {
+  if (!decode || !prefill || !plainDecode || !plainPrefill) {
     const { maxComputeWorkgroupStorageSize: granted } = gpu.limits;
     const what = `Attention with headDim ${shape.headDim}`;
     const remedy = 'Open the device with larger limits.';
@@ -155,13 +155,19 @@ export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOp
   const splits = tuned?.map(({ sequences, keys, targetWorkgroups, minSegmentKeys }) => {
     return { sequences, keys, minSegmentKeys, targetWorkgroups: Math.min(targetWorkgroups, most) };
   });
-  const halfProducts = gpu.wgslLanguageFeatures.has('packed_4x8_integer_dot_product') ? undefined : halvesAlone;
-  return { decode, prefill, plainPrefill, halfProducts, splits: splits ?? [split], split };
+  const parts = gpu.wgslLanguageFeatures.has('packed_4x8_integer_dot_product') ? {} : { halfProducts: halvesAlone };
+  return { decode, prefill, plainDecode, plainPrefill, parts, splits: splits ?? [split], split };
 }
 
 /** Workgroups of one work item of the decode kernel. */
-export function workgroupsPerItem({ numHeads, numKvHeads }: AttentionShape, { headTile }: DecodeTile): number {
+export function workgroupsPerItem({ numHeads, numKvHeads }: AttentionShape, { headTile }: Pick<DecodeTile, 'headTile'>): number {
   return numKvHeads * Math.ceil(numHeads / numKvHeads / headTile);
+}
+
+/** The tiles to choose among, the defaults first. */
+export interface TileSpace {
+  readonly decode: readonly (DecodeTile | MatrixDecodeTile)[];
+  readonly prefill: readonly (PrefillTile | MatrixPrefillTile)[];
 }
 
 /** All tiles that a device can run for a shape, as far as tuning looks and options allow; the default first. */
@@ -169,14 +175,17 @@ export function tileSpace(
   { limits, adapter, features, subgroupMinSize }: Gpu,
   shape: AttentionShape,
   options: Pick<ChoiceOptions, 'maxInvocations' | 'subgroupMatrices' | 'shaderF16'> = {},
-): { readonly decode: readonly DecodeTile[]; readonly prefill: readonly (PrefillTile | MatrixPrefillTile)[] } {
+): TileSpace {
   const { maxInvocations: most, subgroupMatrices = true, shaderF16 = true } = options;
   const groupSize = shape.numHeads / shape.numKvHeads;
   const memory = limits.maxComputeWorkgroupStorageSize;
   const maxInvocations = most ?? adapterDefaults(adapter).maxInvocations;
   const device = { memory, maxInvocations, subgroupSize: subgroupMinSize, shaderF16: shaderF16 && features.shaderF16 };
   return {
-    decode: decodeTileSpace(shape, groupSize, device, most),
+    decode: [
+      ...(subgroupMatrices && features.narrowMatrices ? matrixDecodeTileSpace(shape, groupSize, memory, maxInvocations) : []),
+      ...decodeTileSpace(shape, groupSize, device, most),
+    ],
     prefill: [
       ...(subgroupMatrices && features.subgroupMatrices ? matrixTileSpace(shape, groupSize, memory, maxInvocations) : []),
       ...prefillTileSpace(shape, groupSize, memory, maxInvocations, most),

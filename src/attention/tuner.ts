@@ -13,6 +13,7 @@ import {
   type KernelChoice,
   readTuning,
   sameShape,
+  type TileSpace,
   type TunedSplit,
   type Tuning,
   type TuningEntry,
@@ -22,7 +23,7 @@ import {
   tuningOrigin,
   workgroupsPerItem,
 } from './tuned.ts';
-import type { DecodeTile, MatrixPrefillTile, PrefillTile } from './tuning.ts';
+import type { DecodeTile, MatrixDecodeTile, MatrixPrefillTile, PrefillTile } from './tuning.ts';
 import { OpenWorkload, type ReadyWorkload, type Workload } from './workload.ts';
 
 export interface TuneOptions {
@@ -48,7 +49,7 @@ export interface TuneProgress {
 
 /** One choice that was made. */
 export type TunedPart =
-  | ({ readonly part: 'decode' } & Comparison<DecodeTile>)
+  | ({ readonly part: 'decode' } & Comparison<DecodeTile | MatrixDecodeTile>)
   | ({ readonly part: 'splits' } & Comparison<Split>)
   | ({ readonly part: 'prefill' } & Comparison<PrefillTile | MatrixPrefillTile>);
 
@@ -64,9 +65,6 @@ export interface TuneResult {
   /** Workloads that the device has no room for. */
   readonly leftOut: readonly LeftOut<Workload>[];
 }
-
-/** The tiles to choose among, the defaults first. */
-export type TileSpace = ReturnType<typeof tileSpace>;
 
 /** When a part must be done, as a share of the budget: what one does not need, the next one has. */
 const shares = { decode: 0.45, splits: 0.6, prefill: 1 } as const;
@@ -138,7 +136,7 @@ class Tuner {
   }
 
   /** Finds a decode tile, and then, with it, a split for each workload. */
-  async tuneDecode(tiles: readonly DecodeTile[]): Promise<void> {
+  async tuneDecode(tiles: TileSpace['decode']): Promise<void> {
     const defaults = this.#gpu.adapter.software ? smallWorkloads.decode : workloads.decode;
     const asked = (this.#options.decode ?? defaults).map((one) => ({ ...one, tokens: 1 }));
     await this.#withWorkloads(asked, async (open) => {
@@ -160,7 +158,7 @@ class Tuner {
     });
   }
 
-  async tunePrefill(tiles: readonly (PrefillTile | MatrixPrefillTile)[]): Promise<void> {
+  async tunePrefill(tiles: TileSpace['prefill']): Promise<void> {
     const defaults = this.#gpu.adapter.software ? smallWorkloads.prefill : workloads.prefill;
     const asked = (this.#options.prefill ?? defaults).map((one) => ({ ...one, sequences: 1 }));
     await this.#withWorkloads(asked, async (open) => {
@@ -205,7 +203,7 @@ class Tuner {
   }
 
   /** @returns undefined where the budget was spent before. */
-  async #search<T extends DecodeTile | PrefillTile | MatrixPrefillTile | Split>(
+  async #search<T extends DecodeTile | MatrixDecodeTile | PrefillTile | MatrixPrefillTile | Split>(
     part: TunedPart['part'],
     candidates: readonly T[],
     open: readonly OpenedWorkload[],

@@ -36,7 +36,7 @@ export interface MatrixPrefillTile {
   readonly tokens: number;
 }
 
-export function isMatrixTile(tile: PrefillTile | MatrixPrefillTile): tile is MatrixPrefillTile {
+export function isMatrixTile<T extends object>(tile: T): tile is Extract<T, { readonly subgroupCount: number }> {
   return 'subgroupCount' in tile;
 }
 
@@ -145,6 +145,16 @@ export interface DecodeTile {
   readonly subgroups: boolean;
   /** Multiplies 8-bit codes in f16 (shaders/attention/multiply-f16.wgsl). */
   readonly halves: boolean;
+}
+
+/** How the decode kernel by matrices takes keys; see shaders/attention/decode-matrix.wgsl. */
+export interface MatrixDecodeTile {
+  /** Query heads of a group that one workgroup takes: at most 8. */
+  readonly headTile: number;
+  /** Subgroups, of 32 invocations, of a workgroup: each has keys of its own. */
+  readonly subgroupCount: number;
+  /** Matrices of 16 keys that a subgroup takes in a round: 1 or 2. */
+  readonly keyBlocks: number;
 }
 
 /** Bytes of workgroup memory of the decode kernel: queries, parts of scores or the crews' outputs, scores, rows, scales and the crews' states. */
@@ -369,6 +379,35 @@ export function matrixTileSpace(
     const tile = { subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage, headTile, tokens: Math.floor(rowTile / headTile) };
     const isWhole = (headDim / 16) % columnGroups === 0 && 32 * subgroupCount <= mostInvocations;
     return isWhole && matrixPrefillMemory(tile, headDim) <= memory ? [tile] : [];
+  });
+}
+
+/** Query heads that the decode kernel by matrices takes at a time. */
+const matrixHeads = 8;
+
+/** Bytes of workgroup memory of the decode kernel by matrices: a part of keys or values, weights, what is by subgroup and head, flags and bounds. */
+export function matrixDecodeMemory({ subgroupCount, keyBlocks }: Omit<MatrixDecodeTile, 'headTile'>): number {
+  const stagedVectors = 16 * 9;
+  return subgroupCount * (16 * (stagedVectors + 16 * keyBlocks + 2) + 8 * matrixHeads) + 48;
+}
+
+/**
+ * The decode tiles by matrices to choose among, the best first; none for shapes that other kernels take as fast: by multiply-adds a group of up to four
+ * heads decodes at the memory's speed. On an H100 with groups of 8, us for 64 x 4096 in f16, int8, e4m3 and e5m2: four subgroups and 16 keys 353, 235,
+ * 229, 228, 32 keys 421, 227, 217, 206; two subgroups and 16 keys 380, 324, 311, 307, 32 keys 375, 280, 271, 245; by multiply-adds 546, 339, 336, 293.
+ */
+export function matrixDecodeTileSpace(
+  { headDim, dtype }: KvLayout,
+  groupSize: number,
+  memory: number,
+  mostInvocations: number,
+): readonly MatrixDecodeTile[] {
+  if (dtype === 'f32' || ![64, 128].includes(headDim) || groupSize <= 4) return [];
+  const blocks = kvFormats[dtype].bytes === 1 ? [2, 1] : [1, 2];
+  const sizes = blocks.flatMap((keyBlocks) => [4, 2].map((subgroupCount) => ({ subgroupCount, keyBlocks })));
+  return sizes.flatMap((size) => {
+    const fits = matrixDecodeMemory(size) <= memory && 32 * size.subgroupCount <= mostInvocations;
+    return fits ? [{ headTile: Math.min(groupSize, matrixHeads), ...size }] : [];
   });
 }
 

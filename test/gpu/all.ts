@@ -32,6 +32,7 @@ export const specFiles: SpecFiles = {
   'attention-adversarial': () => import('./attention-adversarial.spec.ts'),
   'attention-crews': () => import('./attention-crews.spec.ts'),
   'attention-matrix': () => import('./attention-matrix.spec.ts'),
+  'attention-narrow': () => import('./attention-narrow.spec.ts'),
   'attention-scores': () => import('./attention-scores.spec.ts'),
   'attention-steps': () => import('./attention-steps.spec.ts'),
   contiguous: () => import('./contiguous.spec.ts'),

@@ -43,7 +43,10 @@ async function run(t: SpecContext, layout: CrewLayout, subgroups: boolean, bytes
   const decode = { headTile, keyThreads, keysPerThread, valueThreads, invocations: crews * valueThreads, loadWords, subgroups, halves };
   const products = t.gpu.features.shaderF16 ? deviceHalves : emulated;
   const halfProducts = bytes ? products : { ...products, byteKeys: products.keys };
-  const kernels = { name: `${JSON.stringify(decode)} ${bytes}`, of: (choice: KernelChoice) => ({ ...choice, decode, halfProducts }) };
+  const kernels = {
+    name: `${JSON.stringify(decode)} ${bytes}`,
+    of: (choice: KernelChoice) => ({ ...choice, decode, parts: { halfProducts } }),
+  };
   const hasScales = layout.storage.endsWith('by token');
   for (const [change, more] of halves && hasScales ? [...cases, large] : cases) {
     const of = { ...plainCase, ...shape, device: t.variant, maxInvocations: 8, ...change } as GridCase;

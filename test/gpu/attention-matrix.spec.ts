@@ -42,8 +42,8 @@ function matrixKernels(t: SpecContext, layout: MatrixLayout): NonNullable<CaseCh
   const headTile = Math.min(numHeads / numKvHeads, rowTile);
   const tokens = Math.floor(rowTile / headTile);
   const prefill: MatrixPrefillTile = { subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage, headTile, tokens };
-  const matrices = t.gpu.features.subgroupMatrices ? undefined : emulated;
-  return { name: `matrices ${layout.tile}`, of: (choice: KernelChoice) => ({ ...choice, prefill, matrices }) };
+  const parts = t.gpu.features.subgroupMatrices ? {} : { matrices: { prefill: emulated } };
+  return { name: `matrices ${layout.tile}`, of: (choice: KernelChoice) => ({ ...choice, prefill, parts }) };
 }
 
 async function run(t: SpecContext, name: keyof typeof layouts, change: Partial<GridCase>, more: CaseChange = {}): Promise<void> {

@@ -187,7 +187,7 @@ export interface AttentionWorkOptions extends Partial<PagedAttentionOptions> {
   readonly shared?: number;
 }
 
-/** One layer of attention, 32 query heads over 8 KV heads of 128, in blocks of 16. */
+/** One layer of attention, 32 query heads, if not told otherwise, over 8 KV heads of 128, in blocks of 16. */
 export async function attentionWork(
   gpu: Gpu,
   lengths: Lengths,
@@ -195,7 +195,7 @@ export async function attentionWork(
   openPass: OpenPass,
   options: AttentionWorkOptions = {},
 ): Promise<Work> {
-  const { shared = 0, ...more } = options;
+  const { shared = 0, numHeads = 32, ...more } = options;
   const watch = new WorkWatch(gpu);
   const numTokens = lengths.reduce((sum, [queryLen]) => sum + queryLen, 0);
   const blocks = lengths.map(([, seqLen]) => Math.ceil(seqLen / 16));
@@ -204,11 +204,11 @@ export async function attentionWork(
     ...{ numBlocks: blocks.reduce((sum, count) => sum + count, 1), maxBlocksPerSequence: Math.max(...blocks) },
   });
   // A GPU's workgroups, whatever the adapter is.
-  const attentionOptions = { numHeads: 32, maxTokensPerStep: numTokens, maxInvocations: 256, ...more };
+  const attentionOptions = { numHeads, maxTokensPerStep: numTokens, maxInvocations: 256, ...more };
   const attention = new PagedAttention(new LaunchCache(gpu), kv, attentionOptions);
   const rows = (heads: number) => gpu.device.createBuffer({ size: numTokens * heads * 128 * 4, usage: GPUBufferUsage.STORAGE });
   const [layer] = await Promise.all([
-    attention.prepareLayer(0, { query: rows(32), key: rows(8), value: rows(8), output: rows(32) }),
+    attention.prepareLayer(0, { query: rows(numHeads), key: rows(8), value: rows(8), output: rows(numHeads) }),
     attention.prepare(),
   ]);
   const prefix = kv.open();

@@ -41,7 +41,7 @@ export function fakeGpu(): FakeGpu {
     maxStorageBuffersPerShaderStage: 8,
     maxComputeWorkgroupsPerDimension: 65535,
   };
-  const features = { shaderF16: false, subgroups: false, timestampQuery: false, subgroupMatrices: false };
+  const features = { shaderF16: false, subgroups: false, timestampQuery: false, subgroupMatrices: false, narrowMatrices: false };
   return {
     gpu: {
       device,

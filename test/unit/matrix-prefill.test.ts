@@ -1,8 +1,8 @@
 /** Prefill by matrices without a GPU that has them: when it is chosen, that its WGSL compiles, and what happens where it does not. */
 import { describe, expect, it, vi } from 'vitest';
+import { type AttendArguments, prefillBy } from '../../src/attention/attend.ts';
 import { matrixPrefillKernel, type PoolKernels, poolKernelsFor } from '../../src/attention/kernels.ts';
 import { type KvDtype, kvDtypes, kvFormats } from '../../src/attention/layout.ts';
-import { type AttendArguments, Prefill } from '../../src/attention/prefill.ts';
 import { chooseKernels, type KernelChoice, tileSpace } from '../../src/attention/tuned.ts';
 import {
   choosePrefillTile,
@@ -152,33 +152,33 @@ describe('a kernel by matrices that does not compile', () => {
 
   it('is not missed where it compiles', async () => {
     const { cache, recorded, fallbacks } = fakeCache(() => false);
-    const prefill = new Prefill(cache, choice);
+    const prefill = prefillBy(cache, choice);
     (await prefill.prepare(kernels, args)).record(pass, 3);
-    expect([prefill.tokens, fallbacks]).toEqual([matrixTile!.tokens, []]);
+    expect([prefill.tile.tokens, fallbacks]).toEqual([matrixTile!.tokens, []]);
     expect(recorded).toEqual([{ kernel: 'prefill by matrices', scale: 1, numItems: 3 }]);
   });
 
   it('gives way to the plain one in every layer, before and after, and is told of once', async () => {
     const { cache, recorded, fallbacks } = fakeCache((kernel) => kernel === other.matrixPrefill);
-    const prefill = new Prefill(cache, choice);
+    const prefill = prefillBy(cache, choice);
     const first = await prefill.prepare(kernels, args);
     first.set({ scale: 2 });
     const [second, third] = await Promise.all([prefill.prepare(other, args), prefill.prepare(kernels, args)]);
     const fourth = await prefill.prepare(other, args);
     for (const [i, layer] of [first, second, third, fourth].entries()) layer.record(pass, i);
-    expect([prefill.tokens, fallbacks]).toEqual([plain.tokens, ['prefill by matrices']]);
+    expect([prefill.tile.tokens, fallbacks]).toEqual([plain.tokens, ['prefill by matrices']]);
     expect(recorded).toEqual([2, 1, 1, 1].map((scale, numItems) => ({ kernel: 'prefill', scale, numItems })));
   });
 
   it('is no excuse where the plain one does not compile either', async () => {
     const { cache, fallbacks } = fakeCache(() => true);
-    const prefill = new Prefill(cache, choice);
+    const prefill = prefillBy(cache, choice);
     await expect(prefill.prepare(kernels, args)).rejects.toThrow(KernelCompileError);
-    expect([prefill.tokens, fallbacks]).toEqual([matrixTile!.tokens, []]);
+    expect([prefill.tile.tokens, fallbacks]).toEqual([matrixTile!.tokens, []]);
   });
 
   it('leaves other failures to the caller', async () => {
     const cache = { prepare: () => Promise.reject(new RangeError('lost')) } as unknown as LaunchCache;
-    await expect(new Prefill(cache, choice).prepare(kernels, args)).rejects.toThrow(RangeError);
+    await expect(prefillBy(cache, choice).prepare(kernels, args)).rejects.toThrow(RangeError);
   });
 });

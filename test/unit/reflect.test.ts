@@ -91,6 +91,7 @@ describe.each(kernels.map((kernel) => [kernel.name, kernel] as const))('%s', (_,
       'decode in f16': ['enable f16;'],
       'decode by subgroups': ['enable subgroups;'],
       'decode in f16 by subgroups': ['enable subgroups;', 'enable f16;'],
+      'decode by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
       'prefill by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
       'matmul by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
     };

@@ -56,9 +56,9 @@ function tiles(one = shape) {
 }
 
 describe('products in f16', () => {
-  const on = { shaderF16: true, subgroups: true, timestampQuery: false, subgroupMatrices: false };
+  const on = { shaderF16: true, subgroups: true, timestampQuery: false, subgroupMatrices: false, narrowMatrices: false };
   const halvesOf = (one: Gpu, dtype: AttentionShape['dtype'], options = {}) =>
-    chooseKernels(one, { ...shape, dtype }, options).decode.halves;
+    chooseKernels(one, { ...shape, dtype }, options).plainDecode.halves;
 
   it('serve 8-bit codes where the device has shader-f16', () => {
     expect((['f32', 'f16', 'int8', 'fp8_e4m3', 'fp8_e5m2'] as const).map((dtype) => halvesOf({ ...gpu, features: on }, dtype))).toEqual([
@@ -70,7 +70,7 @@ describe('products in f16', () => {
 
   it('are of bytes for keys in int8 where WGSL has dot products of bytes', () => {
     const withBytes = { ...gpu, wgslLanguageFeatures: new Set(['packed_4x8_integer_dot_product']) };
-    const productsOf = (one: Gpu) => chooseKernels(one, shape).halfProducts ?? deviceHalves;
+    const productsOf = (one: Gpu) => chooseKernels(one, shape).parts?.halfProducts ?? deviceHalves;
     expect(productsOf(withBytes).byteKeys).toContain('dot4I8Packed');
     expect(productsOf(gpu).byteKeys).not.toContain('dot4I8Packed');
   });
@@ -78,7 +78,8 @@ describe('products in f16', () => {
   it('are left out on request, also when tuning, and where a CPU computes', () => {
     const device = { ...gpu, features: on };
     expect(halvesOf(device, 'int8', { shaderF16: false })).toBe(false);
-    const space = (options = {}) => tileSpace(device, { ...shape, dtype: 'int8' }, options).decode.map(({ halves }) => halves);
+    const space = (options = {}) =>
+      tileSpace(device, { ...shape, dtype: 'int8' }, options).decode.map((tile) => 'halves' in tile && tile.halves);
     expect(space()[0]).toBe(true);
     expect(new Set(space())).toEqual(new Set([true, false])); // not every GPU has f16 fast
     expect(new Set(space({ shaderF16: false }))).toEqual(new Set([false]));
@@ -113,7 +114,8 @@ describe('a tuning', () => {
     for (const options of [{ targetWorkgroups: 99 }, { minSegmentKeys: 32 }, { deterministic: true }] as const)
       expect(chooseKernels(gpu, shape, { tuning, ...options }).splits).toEqual(chooseKernels(gpu, shape, options).splits);
     const small = chooseKernels(gpu, shape, { tuning: tuningOf({ shape, ...tiles() }), maxInvocations: 16 });
-    expect(small.decode.invocations).toBeLessThanOrEqual(16);
+    expect(small.decode).toBe(small.plainDecode);
+    expect(small.plainDecode.invocations).toBeLessThanOrEqual(16);
   });
 
   it.each([

@@ -30,7 +30,7 @@ function matrixGpu(refused?: string): Gpu {
     if (label === refused) throw new Error('no such type');
     return {} as GPUComputePipeline;
   };
-  const features = { shaderF16: true, subgroups: true, timestampQuery: false, subgroupMatrices: true };
+  const features = { shaderF16: true, subgroups: true, timestampQuery: false, subgroupMatrices: true, narrowMatrices: true };
   const wgslLanguageFeatures = new Set(['packed_4x8_integer_dot_product']);
   return { ...gpu, features, subgroupMinSize: 32, wgslLanguageFeatures };
 }
@@ -223,6 +223,20 @@ const layers: readonly Layer[] = [
 
 const layersByMatrices: readonly Layer[] = [
   {
+    name: 'decode 8 x 4096, groups of 8',
+    lengths: all(8, 1, 4096),
+    options: { numHeads: 64 },
+    work: {
+      writes: 1,
+      bytesWritten: 1_968,
+      kernels: {
+        append: { grids: { '16 1 1': 1 }, bound: 134_407_024 },
+        'decode by matrices': { grids: { '8 64 1': 1 }, bound: 162_213_264 },
+        merge: { grids: { '8 64 1': 1 }, bound: 27_658_064 },
+      },
+    },
+  },
+  {
     name: 'decode 8 x 4096, int8',
     lengths: all(8, 1, 4096),
     dtype: 'int8',
@@ -266,8 +280,8 @@ const layersByMatrices: readonly Layer[] = [
 ];
 
 describe('a layer of attention by subgroups and matrices is the work that it was', () => {
-  it.each(layersByMatrices)('$name', async ({ name, lengths, dtype = 'f16', work }) => {
-    expectWork(name, await attentionWork(matrixGpu(), lengths, dtype, fakePass), work);
+  it.each(layersByMatrices)('$name', async ({ name, lengths, dtype = 'f16', options, work }) => {
+    expectWork(name, await attentionWork(matrixGpu(), lengths, dtype, fakePass, options), work);
   });
 });
 

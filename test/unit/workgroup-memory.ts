@@ -12,6 +12,7 @@ const typeBytes: Readonly<Record<string, number>> = {
   'vec4<u32>': 16,
   'vec4<f16>': 8,
   Span: 24,
+  Bounds: 24,
 };
 
 /** Of a type, an alias of the text, or an array of either. */

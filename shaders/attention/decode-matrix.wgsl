@@ -1,0 +1,350 @@
+// Attention of single query tokens by products of matrices (see narrow-matrix.wgsl), f16 operands and f32 sums: a workgroup takes one work item (a
+// token and a range of its keys), one KV head and up to eight of the query heads that share it. By multiply-adds each head costs a row's
+// values once more, by matrices all eight cost what one does, so that groups of more than four heads run at the memory's speed, too.
+//
+// Each subgroup has keys of its own, keyBlocks matrices of 16, and a part of workgroup memory, through which rows become matrices: 64 values of
+// 16 keys at a time, which leaves room for sixteen subgroups on a core. A round takes three steps: all scores, all weights, all outputs. Loads of
+// keys, and later of values, stand right before what waits for them, with no branch in between: drivers move loads behind branches, so that loads
+// for a later round would only keep registers. Many in one step hide the memory, and so do the core's other subgroups.
+//
+// Between the products two groups of 16 invocations have four heads each of the 16 keys of a matrix; scores are in powers of two. Weights
+// are relative to a reference of the subgroup that lies `headroom` below what was the head's highest score when it was taken, and a new one is
+// taken only when a score is `slack` above it: outputs, which would have to leave their registers for it, are hardly ever rescaled. The
+// scales of values are in the scores that count for it, so that weights times scales stay below 2^slack. Where a reference is raised the
+// round begins anew: outputs that a branch changes and that are used behind it would be kept twice.
+//
+// Values of a row are in the order in which loads bring them: those of a matrix's columns stand beside the queries' in the same order.
+
+const invocations = 32u * subgroupCount;
+const blockKeys = 16u;
+const ownKeys = blockKeys * keyBlocks; // of a subgroup, in a round
+const keyTile = subgroupCount * ownKeys;
+const units = headDim / 8u; // vectors of eight f16
+const partUnits = 8u; // of a row, as many as are in workgroup memory at a time
+const parts = units / partUnits;
+const partMatrices = partUnits / 2u;
+const matrices = units / 2u;
+const stagedStride = partUnits + 1u; // odd, as that of queries: it keeps the banks of workgroup memory apart
+const queryStride = units + 1u;
+const sumsStride = 2u;
+const ownStaged = blockKeys * stagedStride; // of a subgroup
+const loadUnits = unit / 8u; // vectors of eight f16 that one load makes
+const loadsOfRow = headDim / unit;
+const loadColumns = min(loadsOfRow, partUnits); // neighbours that read a row together
+const rowsAtOnce = 32u / loadColumns;
+const loadRounds = blockKeys / rowsAtOnce;
+const rowParts = loadsOfRow / loadColumns;
+const blockLoads = loadRounds * rowParts; // of an invocation, for 16 keys
+const tileHeads = 8u; // columns of a matrix
+const logE = 1.4426950408889634; // by 2
+const headroom = 2.0;
+const slack = 15.0;
+
+// [subgroup][key][unit of the part], f16; before the first round, queries [head][unit]; scores and outputs, f32 [key or value][head].
+var<workgroup> staged: array<array<vec4<u32>, ownStaged>, subgroupCount>;
+var<workgroup> weights: array<array<vec4<u32>, ownKeys>, subgroupCount>; // f16 [subgroup][key][head]
+var<workgroup> changes: array<vec4f, 2u * subgroupCount>; // factors by which outputs are to be rescaled [subgroup][head]
+var<workgroup> states: array<vec2f, tileHeads * subgroupCount>; // in the end: (reference, sum) [subgroup][head]
+var<workgroup> raised: vec4<u32>; // 1 where a head took a new reference [subgroup]
+var<workgroup> bounds: Bounds;
+
+// What decides how rounds go by.
+struct Bounds {
+  firstTile: u32,
+  keyEnd: u32,
+  firstInWindow: u32,
+  plain: vec2<u32>,
+}
+
+// Which eight values of a row are unit `place` of matrices: a load's units are `loadsOfRow` apart.
+fn unitAt(place: u32) -> u32 {
+  return loadUnits * (place % loadsOfRow) + place / loadsOfRow;
+}
+
+// Four values in the order of matrices, or back: codes come as a word's even bytes, then its odd ones.
+fn inOrder(values: vec4f) -> vec4f {
+  if (kvDtype == kvF16) {
+    return values;
+  }
+  return values.xzyw;
+}
+
+fn packedQuery(token: u32, head: u32, place: u32, position: u32) -> vec4<u32> {
+  let column = 2u * unitAt(place);
+  let low = inOrder(loadQuery(token, head, column, position));
+  return packHalf8(clampHalf8(Eight(low, inOrder(loadQuery(token, head, column + 1u, position)))));
+}
+
+// Four codes as f16.
+fn codeHalves(word: u32) -> vec2<u32> {
+  if (kvDtype == kvE5m2) {
+    return e5m2Halves(word);
+  }
+  if (kvDtype == kvE4m3) {
+    return e4m3Halves(word);
+  }
+  let biased = biasedHalves(word);
+  return vec2<u32>(unbiasedHalves(biased.x), unbiasedHalves(biased.y));
+}
+
+fn halvesOf(load: PoolLoad, u: u32) -> vec4<u32> {
+  if (kvDtype == kvF16) {
+    return load;
+  }
+  return vec4<u32>(codeHalves(load[2u * u]), codeHalves(load[2u * u + 1u]));
+}
+
+// An invocation's loads of the subgroup's rows, or, `offset` behind keys, of values. row: of the key that it has looked up.
+fn loadOwn(row: u32, offset: u32, lane: u32) -> array<PoolLoad, keyBlocks * blockLoads> {
+  var loads: array<PoolLoad, keyBlocks * blockLoads>;
+  for (var b = 0u; b < keyBlocks; b++) { // unrolled
+    for (var r = 0u; r < loadRounds; r++) { // unrolled
+      let address = fromLane(row, b * blockKeys + r * rowsAtOnce + lane / loadColumns) + offset;
+      for (var c = 0u; c < rowParts; c++) { // unrolled
+        loads[b * blockLoads + c * loadRounds + r] = loadUnit(address, lane % loadColumns + c * loadColumns);
+      }
+    }
+  }
+  return loads;
+}
+
+// Puts a part of 16 rows where matrices are loaded from.
+fn stage(loads: array<PoolLoad, keyBlocks * blockLoads>, b: u32, part: u32, subgroup: u32, lane: u32) {
+  let at = lane / loadColumns * stagedStride + lane % loadColumns;
+  for (var u = 0u; u < loadUnits; u++) { // unrolled
+    for (var c = 0u; c < rowParts; c++) { // unrolled
+      if ((u * loadsOfRow + c * loadColumns) / partUnits == part) {
+        for (var r = 0u; r < loadRounds; r++) { // unrolled
+          let place = r * rowsAtOnce * stagedStride + (u * loadsOfRow + c * loadColumns) % partUnits;
+          staged[subgroup][at + place] = halvesOf(loads[b * blockLoads + c * loadRounds + r], u);
+        }
+      }
+    }
+  }
+}
+
+// The factor that carries what was added up under one reference over to a later one.
+fn rescale2(before: f32, after: f32) -> f32 {
+  return select(exp2(before - after), 0.0, before == noScore);
+}
+
+fn highestReference(head: u32) -> f32 {
+  var highest = noScore;
+  for (var s = 0u; s < subgroupCount; s++) { // unrolled
+    highest = max(highest, states[s * tileHeads + head].x);
+  }
+  return highest;
+}
+
+fn attendToken(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
+  let item = plan[DECODE_ITEMS] + workgroup.y * ITEM_WORDS;
+  let token = plan[item + ITEM_TOKEN];
+  let tableStart = plan[item + ITEM_TABLE_ROW] * args.tableStride;
+  let segment = plan[item + ITEM_SEGMENT];
+  let span = loadSpan(token);
+  let position = plan[plan[POSITIONS] + token];
+  let kvHead = workgroup.x;
+  let firstHead = kvHead * groupSize + workgroup.z * headTile;
+  let heads = min(headTile, groupSize - workgroup.z * headTile);
+  if (local == 0u) {
+    let end = plan[item + ITEM_KEY_END];
+    let begin = windowBegin(span);
+    bounds = Bounds(nextTile(plan[item + ITEM_KEY_BEGIN], keyTile, begin), end, begin, plainKeys(span, end));
+  }
+  let rounds = workgroupUniformLoad(&bounds);
+  let keyEnd = rounds.keyEnd;
+  let firstInWindow = rounds.firstInWindow;
+  let plain = rounds.plain;
+  let lookedUp = subgroup * ownKeys + lane % ownKeys; // the key of a round that it looks up
+  // Between the products: its key of each matrix, and four heads.
+  let key = lane % blockKeys;
+  let quad = lane / blockKeys;
+
+  for (var i = local; i < tileHeads * units; i += invocations) {
+    let head = i / units;
+    var packed = vec4<u32>();
+    if (head < heads) {
+      packed = packedQuery(token, firstHead + head, i % units, position);
+    }
+    staged[0][head * queryStride + i % units] = packed;
+  }
+  if (local < 2u * subgroupCount) {
+    changes[local] = vec4f(1.0);
+  }
+  workgroupBarrier();
+  var queries: array<Heads, matrices>;
+  var outputs: array<Sums, matrices>;
+  for (var d = 0u; d < matrices; d++) { // unrolled
+    queries[d] = loadQueries(2u * d);
+    outputs[d] = noSums();
+  }
+  var reference: vec4f;
+  for (var i = 0u; i < 4u; i++) { // unrolled
+    let start = startMaximum(firstHead + min(4u * quad + i, heads - 1u), 4u * quad + i < heads, segment);
+    reference[i] = select(start * logE - headroom, noScore, start == noScore);
+  }
+  var sum = vec4f(0.0);
+  let firstTile = rounds.firstTile;
+  var tile = firstTile;
+  var slot = firstSlot(tile + lookedUp, keyEnd, span, tableStart);
+  workgroupBarrier();
+
+  loop {
+    let row = keyAddress(slot, kvHead);
+    let keys = loadOwn(row, 0u, lane);
+    let scales = scalesOf(slot, kvHead);
+    let following = nextTile(tile + keyTile, keyTile, firstInWindow);
+    let nextSlot = findSlot(following + lookedUp, isPlain(following, keyTile, plain), keyEnd, token, tableStart);
+    var products: array<Sums, keyBlocks>;
+    for (var b = 0u; b < keyBlocks; b++) { // unrolled
+      products[b] = noSums();
+      for (var part = 0u; part < parts; part++) { // unrolled
+        stage(keys, b, part, subgroup, lane);
+        workgroupBarrier();
+        for (var d = 0u; d < partMatrices; d++) { // unrolled
+          products[b] = multiplyAdd(loadKeys(subgroup, 2u * d), queries[part * partMatrices + d], products[b]);
+        }
+        workgroupBarrier();
+      }
+    }
+    for (var b = 0u; b < keyBlocks; b++) { // unrolled
+      storeSums(subgroup, b * blockKeys * sumsStride, products[b]);
+    }
+    workgroupBarrier();
+
+    var ownScales: array<vec2f, keyBlocks>;
+    var factors: array<f32, keyBlocks>;
+    for (var b = 0u; b < keyBlocks; b++) { // unrolled
+      ownScales[b] = vec2f(1.0);
+      factors[b] = args.scale * logE * codeFactor;
+      if (tokenScales) {
+        let bits = bitcast<vec2<u32>>(scales);
+        let ofKey = vec2<u32>(fromLane(bits.x, b * blockKeys + key), fromLane(bits.y, b * blockKeys + key));
+        ownScales[b] = bitcast<vec2f>(ofKey);
+        factors[b] *= ownScales[b].x;
+      } else if (kvDtype >= kvInt8) {
+        factors[b] *= args.keyScale;
+      }
+    }
+    // Scores stay where they are meanwhile, so that they take no registers.
+    let isPlainTile = isPlain(tile, keyTile, plain);
+    if (!isPlainTile) {
+      for (var b = 0u; b < keyBlocks; b++) { // unrolled
+        let at = (b * blockKeys + key) * sumsStride + quad;
+        for (var i = 0u; i < 4u; i++) {
+          let score = bitcast<f32>(staged[subgroup][at][i]) * (factors[b] / logE);
+          let head = firstHead + min(4u * quad + i, heads - 1u);
+          let seen = seenScore(score, token, head, tile + subgroup * ownKeys + b * blockKeys + key, keyEnd);
+          staged[subgroup][at][i] = bitcast<u32>(select(seen * logE, noScore, seen == noScore));
+        }
+        factors[b] = 1.0;
+      }
+    }
+    var scores: array<vec4f, keyBlocks>;
+    var level = vec4f(noScore);
+    for (var b = 0u; b < keyBlocks; b++) { // unrolled
+      scores[b] = factors[b] * bitcast<vec4f>(staged[subgroup][(b * blockKeys + key) * sumsStride + quad]);
+      level = max(level, scores[b] + log2(max(ownScales[b].y, 1e-20)));
+    }
+    if (anyOfSubgroup(any(level > reference + slack))) {
+      let highest = highestOfKeys(level);
+      let before = reference;
+      reference = select(before, highest - headroom, highest > before + slack);
+      let change = select(exp2(before - reference), vec4f(0.0), before == vec4f(noScore));
+      sum *= change;
+      if (key == 0u && tile != firstTile) {
+        changes[2u * subgroup + quad] = change;
+      }
+      if (lane == 0u && tile != firstTile) {
+        raised[subgroup] = 1u;
+      }
+    }
+    if (any(workgroupUniformLoad(&raised) != vec4<u32>(0u))) {
+      for (var d = 0u; d < matrices; d++) { // unrolled
+        storeSums(subgroup, 0u, outputs[d]);
+        workgroupBarrier();
+        let factor = changes[2u * subgroup + lane % 2u];
+        staged[subgroup][lane] = bitcast<vec4<u32>>(factor * bitcast<vec4f>(staged[subgroup][lane]));
+        workgroupBarrier();
+        outputs[d] = loadSums(subgroup, 0u);
+        workgroupBarrier();
+      }
+      if (local < 2u * subgroupCount) {
+        changes[local] = vec4f(1.0);
+      }
+      if (local == 0u) {
+        raised = vec4<u32>();
+      }
+      workgroupBarrier(); // lest what some invocations do here count as a way of its own to the next round
+    } else {
+      let shift = select(reference, vec4f(0.0), reference == vec4f(noScore));
+      for (var b = 0u; b < keyBlocks; b++) { // unrolled
+        let p = exp2(scores[b] - shift);
+        sum += p;
+        let scaled = select(vec4f(0.0), p * ownScales[b].y, p > vec4f(0.0));
+        weights[subgroup][b * blockKeys + key][2u * quad] = pack2x16float(scaled.xy);
+        weights[subgroup][b * blockKeys + key][2u * quad + 1u] = pack2x16float(scaled.zw);
+      }
+      let values = loadOwn(row, valueOffset(), lane);
+      var shares: array<Heads, keyBlocks>;
+      for (var b = 0u; b < keyBlocks; b++) { // unrolled
+        for (var part = 0u; part < parts; part++) { // unrolled
+          stage(values, b, part, subgroup, lane);
+          workgroupBarrier();
+          if (part == 0u) {
+            shares[b] = loadWeights(subgroup, b * blockKeys);
+          }
+          for (var d = 0u; d < partMatrices; d++) { // unrolled
+            outputs[part * partMatrices + d] = multiplyAdd(loadValues(subgroup, 2u * d), shares[b], outputs[part * partMatrices + d]);
+          }
+          workgroupBarrier();
+        }
+      }
+      slot = nextSlot;
+      tile = following;
+    }
+    continuing {
+      break if tile >= keyEnd;
+    }
+  }
+
+  // Join what the subgroups added up, relative to the highest of their references.
+  let sums = sumOfKeys(sum);
+  if (key == 0u) {
+    for (var i = 0u; i < 4u; i++) { // unrolled
+      states[subgroup * tileHeads + 4u * quad + i] = vec2f(reference[i], sums[i]);
+    }
+  }
+  for (var part = 0u; part < parts; part++) { // unrolled
+    for (var d = 0u; d < partMatrices; d++) { // unrolled
+      storeSums(subgroup, d * blockKeys * sumsStride, outputs[part * partMatrices + d]);
+    }
+    workgroupBarrier();
+    for (var i = local; i < 2u * partUnits * tileHeads; i += invocations) {
+      let head = i % tileHeads;
+      let four = i / tileHeads; // of the part's values
+      if (head < heads) {
+        let highest = highestReference(head);
+        let start = startMaximum(firstHead + head, true, segment);
+        var total = select(exp2(start * logE - highest), 0.0, start == noScore);
+        var joined = vec4f(0.0);
+        for (var s = 0u; s < subgroupCount; s++) { // unrolled
+          let state = states[s * tileHeads + head];
+          let factor = rescale2(state.x, highest);
+          total += factor * state.y;
+          for (var j = 0u; j < 4u; j++) { // unrolled
+            joined[j] += factor * bitcast<f32>(staged[s][(4u * four + j) * sumsStride + head / 4u][head % 4u]);
+          }
+        }
+        joined *= codeFactor;
+        if (kvDtype >= kvInt8 && !tokenScales) {
+          joined *= args.valueScale;
+        }
+        let column = 2u * unitAt(part * partUnits + four / 2u) + four % 2u;
+        let maximum = select(highest / logE, noScore, highest == noScore);
+        storeColumns(span, segment, token, firstHead + head, column, inOrder(joined), maximum, total);
+      }
+    }
+    workgroupBarrier();
+  }
+}

@@ -1,0 +1,89 @@
+/**
+ * The decode kernel by matrices: every value in float64 beside it, in a poisoned pool. On a device without subgroup matrices plain code takes
+ * their place (attention-narrow-emulation.wgsl), so that all but the products themselves is tested anywhere.
+ */
+import type { KernelChoice } from '../../src/attention/tuned.ts';
+import type { MatrixDecodeTile } from '../../src/attention/tuning.ts';
+import type { MatrixFunctions } from '../../src/matrices.ts';
+import { type SpecContext, spec } from '../harness/harness.ts';
+import emulation from './attention-narrow-emulation.wgsl' with { type: 'text' };
+import { type GridCase, plainCase } from './grid.ts';
+import { aligned, type CaseChange } from './grid-inputs.ts';
+import { GridTotals, runCases } from './grid-run.ts';
+
+const emulated: MatrixFunctions = { wgsl: emulation, enables: [], unroll: false };
+
+/** What is compiled in, by a name that cases refer to. All fit into 16 KiB of workgroup memory. */
+interface NarrowLayout extends Pick<GridCase, 'heads' | 'headDim' | 'storage'> {
+  readonly tile: readonly [subgroupCount: number, keyBlocks: number];
+  readonly blockSize?: 8 | 32;
+  readonly modified?: boolean;
+  readonly buffers?: 3;
+}
+
+const layouts = {
+  'f16, group of 8': { heads: '16/2', headDim: 64, storage: 'f16', tile: [2, 1] },
+  'int8, group of 7, head dim 128': { heads: '14/2', headDim: 128, storage: 'int8 by token', tile: [2, 2] },
+  'e4m3, group of 5, four subgroups': { heads: '5/1', headDim: 64, storage: 'e4m3 by tensor', blockSize: 8, tile: [4, 1] },
+  'e5m2, group of 64, one subgroup': { heads: '64/1', headDim: 64, storage: 'e5m2 by token', tile: [1, 2], modified: true },
+  'int8 by tensor, group of 4': { heads: '8/2', headDim: 64, storage: 'int8 by tensor', tile: [1, 1] },
+  'f16, head dim 128, several buffers': { heads: '16/2', headDim: 128, storage: 'f16', blockSize: 32, tile: [2, 1], buffers: 3 },
+} as const satisfies Readonly<Record<string, NarrowLayout>>;
+
+async function run(t: SpecContext, name: keyof typeof layouts, change: Partial<GridCase>, more: CaseChange = {}): Promise<void> {
+  const { tile, ...layout }: NarrowLayout = layouts[name];
+  const [subgroupCount, keyBlocks] = tile;
+  const [numHeads, numKvHeads] = layout.heads.split('/').map(Number);
+  const decode: MatrixDecodeTile = { headTile: Math.min(8, numHeads / numKvHeads), subgroupCount, keyBlocks };
+  const parts = t.gpu.features.narrowMatrices ? {} : { matrices: { decode: emulated } };
+  const kernels = { name: `matrices ${tile}`, of: (choice: KernelChoice) => ({ ...choice, decode, parts }) };
+  const of = { ...plainCase, ...layout, device: t.variant, maxInvocations: 8, ...change } as GridCase;
+  await runCases(t, t.gpu, [[0, of]], new GridTotals(), { ...more, kernels });
+}
+
+/** One option after another. */
+const cases: Readonly<Record<string, readonly [Partial<GridCase>, CaseChange?]>> = {
+  'three long ones': [{}],
+  'on edges of blocks, tiles and pieces': [{ lengths: 'on edges of blocks, tiles and pieces' }],
+  'a window': [{ window: 64 }],
+  'a window of one key': [{ window: 1 }],
+  'a window and kept keys': [{ window: 16, keepFirst: 70 }],
+  'a window with blocks before it given up': [{ window: 33, keepFirst: 5 }, { release: true }],
+  softcap: [{ softcap: 30 }],
+  'ALiBi, linear': [{ alibi: 'linear' }],
+  'ALiBi, by roots, with sinks': [{ alibi: 'sqrt', sinks: '+-40' }],
+  sinks: [{ sinks: 'normal' }],
+  'pieces, merged': [{ splits: 7, sinks: 'normal' }],
+  'a prefix shared': [{ prefix: 'told', lengths: 'six over one prefix' }],
+  'bit-equal alone': [{ deterministic: true, lengths: '64 mixed' }],
+  'rotary, packed': [{ rotary: 'whole', operands: 'packed' }],
+  'scores near -300 in a window': [{ window: 40 }, { adapt: aligned(() => -300) }],
+  'scores near +300': [{}, { adapt: aligned(() => 300) }],
+  'scores rising with each key': [{}, { adapt: aligned((place) => place - 500) }],
+  'scores falling with each key': [{}, { adapt: aligned((place) => 500 - place) }],
+  'a giant now and then': [{}, { adapt: aligned((place) => (place % 67 === 66 ? 800 : -800)) }],
+  'a giant first': [{}, { adapt: aligned((place) => (place === 0 ? 1000 : -1000)) }],
+  'scores that rise, pieces and sinks': [{ splits: 7, sinks: '+-40' }, { adapt: aligned((place) => place) }],
+};
+
+for (const [name, [change, more]] of Object.entries(cases)) {
+  // Tile and memory are the same on either device; the layouts below have devices with default limits.
+  spec(`${name}`, (t) => run(t, 'f16, group of 8', change, more), { devices: 'granted' });
+}
+
+/** Values that f16 cannot hold, but by their scales. */
+const large: CaseChange['adapt'] = ({ value }) => value.set(value.map((x) => 1e6 * Math.abs(x)));
+
+const some = ['on edges of blocks, tiles and pieces', 'a window and kept keys', 'pieces, merged', 'scores rising with each key'] as const;
+
+for (const layout of Object.keys(layouts).slice(1) as (keyof typeof layouts)[]) {
+  spec(
+    layout,
+    async (t) => {
+      for (const name of some) await run(t, layout, ...cases[name]);
+      await run(t, layout, { softcap: 30, sinks: 'normal', alibi: 'linear' });
+      if (layouts[layout].storage.endsWith('by token')) await run(t, layout, {}, { adapt: large });
+    },
+    { devices: layout === 'f16, head dim 128, several buffers' ? 'granted' : 'default', hostIndependent: true },
+  );
+}
