@@ -14,7 +14,10 @@ export interface PagedAttentionOptions {
   readonly targetWorkgroups?: number;
   /** Most invocations of an attention workgroup, up to 256; default: what suits the adapter. */
   readonly maxInvocations?: number;
-  /** Prefill by subgroup matrices where the device has them and keys have 16 or 8 bits: queries and weights are rounded to f16. Default true. */
+  /**
+   * Prefill, and decode where more than four query heads share a KV head, by subgroup matrices where the device has them and keys have 16 or 8 bits: queries
+   * and weights are rounded to f16. Default true.
+   */
   readonly subgroupMatrices?: boolean;
   /** Decode of keys and values in 8 bits multiplies in f16 where the device has `shader-f16`: queries and weights are rounded to f16. Default true. */
   readonly shaderF16?: boolean;
