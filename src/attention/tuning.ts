@@ -402,12 +402,11 @@ export function matrixDecodeTileSpace(
   memory: number,
   mostInvocations: number,
 ): readonly MatrixDecodeTile[] {
-  if (dtype === 'f32' || ![64, 128].includes(headDim) || groupSize <= 4) return [];
+  if (dtype === 'f32' || ![64, 128].includes(headDim) || groupSize <= 4 || mostInvocations < 128) return [];
   const blocks = kvFormats[dtype].bytes === 1 ? [2, 1] : [1, 2];
   const sizes = blocks.flatMap((keyBlocks) => [4, 2].map((subgroupCount) => ({ subgroupCount, keyBlocks })));
   return sizes.flatMap((size) => {
-    const fits = matrixDecodeMemory(size) <= memory && 32 * size.subgroupCount <= mostInvocations;
-    return fits ? [{ headTile: Math.min(groupSize, matrixHeads), ...size }] : [];
+    return matrixDecodeMemory(size) <= memory ? [{ headTile: Math.min(groupSize, matrixHeads), ...size }] : [];
   });
 }
 

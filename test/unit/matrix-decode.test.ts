@@ -50,7 +50,7 @@ describe('the tiles by matrices', () => {
     expect(headsOf(4)).toEqual([]);
     expect(matrixDecodeTileSpace(layoutOf(64, 'f32'), 8, 49152, 256)).toEqual([]);
     for (const headDim of [32, 80, 96, 256]) expect(matrixDecodeTileSpace(layoutOf(headDim), 8, 49152, 256)).toEqual([]);
-    expect(matrixDecodeTileSpace(layoutOf(64), 8, 49152, 32)).toEqual([]);
+    expect(matrixDecodeTileSpace(layoutOf(64), 8, 49152, 64)).toEqual([]);
     expect(matrixDecodeTileSpace(layoutOf(64), 8, 4096, 256)).toEqual([]);
   });
 
@@ -63,7 +63,7 @@ describe('the tiles by matrices', () => {
     const { decode, plainDecode } = chooseKernels(withMatrices, shape);
     expect([isMatrixTile(decode), isMatrixTile(plainDecode)]).toEqual([true, false]);
     expect(plainDecode).toEqual(chooseKernels(named, shape).decode);
-    for (const options of [{ subgroupMatrices: false }, { maxInvocations: 32 }])
+    for (const options of [{ subgroupMatrices: false }, { maxInvocations: 64 }])
       expect(isMatrixTile(chooseKernels(withMatrices, shape, options).decode)).toBe(false);
     vi.unstubAllGlobals();
   });
