@@ -36,7 +36,6 @@ const loadRounds = blockKeys / rowsAtOnce;
 const rowParts = loadsOfRow / loadColumns;
 const blockLoads = loadRounds * rowParts; // of an invocation, for 16 keys
 const tileHeads = 8u; // columns of a matrix
-const logE = 1.4426950408889634; // by 2
 const headroom = 2.0;
 const slack = 15.0;
 
@@ -121,11 +120,6 @@ fn stage(loads: array<PoolLoad, keyBlocks * blockLoads>, b: u32, part: u32, subg
       }
     }
   }
-}
-
-// The factor that carries what was added up under one reference over to a later one.
-fn rescale2(before: f32, after: f32) -> f32 {
-  return select(exp2(before - after), 0.0, before == noScore);
 }
 
 fn highestReference(head: u32) -> f32 {

@@ -32,7 +32,6 @@ const queryUnits = keyTile / 4u; // vectors of queries that fit where scores wil
 const queryBlocks = queryUnits / 2u;
 const queryChunks = (dimBlocks + queryBlocks - 1u) / queryBlocks;
 const outputChunks = (ownDimBlocks + ownKeyBlocks - 1u) / ownKeyBlocks;
-const logE = 1.4426950408889634; // by 2
 const headroom = 8.0;
 const slack = 15.0;
 
@@ -99,11 +98,6 @@ fn packedQuery(row: u32, unitOfRow: u32, firstToken: u32, tokens: u32, firstHead
   let position = plan[plan[POSITIONS] + firstToken + t];
   let low = loadQuery(firstToken + t, firstHead + head, 2u * unitOfRow, position);
   return packHalf8(clampHalf8(Eight(low, loadQuery(firstToken + t, firstHead + head, 2u * unitOfRow + 1u, position))));
-}
-
-// The factor that carries what was added up under one reference over to a later one.
-fn rescale2(before: f32, after: f32) -> f32 {
-  return select(exp2(before - after), 0.0, before == noScore);
 }
 
 // What becomes of a product where there is more to do than to scale and to end it: the score, in powers of two.

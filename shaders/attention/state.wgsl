@@ -10,6 +10,13 @@ fn rescale(before: f32, after: f32) -> f32 {
   return select(exp(before - after), 0.0, before == noScore);
 }
 
+// The same where scores are in powers of two, as the kernels by matrices keep them: a score times logE is one.
+fn rescale2(before: f32, after: f32) -> f32 {
+  return select(exp2(before - after), 0.0, before == noScore);
+}
+
+const logE = 1.4426950408889634; // by 2
+
 // exp(score - maximum), and 0 for a key that is masked, also while every key so far is.
 fn weight(score: f32, maximum: f32) -> f32 {
   return select(exp(score - maximum), 0.0, score == noScore);

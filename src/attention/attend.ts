@@ -98,14 +98,18 @@ class LayerAttend<T> implements AttendLaunch {
 
 /** Attention of prompts as it was chosen. */
 export function prefillBy(cache: LaunchCache, { prefill, plainPrefill }: KernelChoice): Attend<PrefillTile | MatrixPrefillTile> {
-  const plain = prefillVariant(isMatrixTile(prefill) ? plainPrefill : prefill);
-  return new Attend<PrefillTile | MatrixPrefillTile>(cache, isMatrixTile(prefill) ? prefillVariant(prefill) : plain, plain);
+  return attendBy<PrefillTile | MatrixPrefillTile>(cache, prefillVariant, prefill, plainPrefill);
 }
 
 /** Attention of single tokens as it was chosen. */
 export function decodeBy(cache: LaunchCache, { decode, plainDecode }: KernelChoice): Attend<DecodeTile | MatrixDecodeTile> {
-  const plain = decodeVariant(isMatrixTile(decode) ? plainDecode : decode);
-  return new Attend<DecodeTile | MatrixDecodeTile>(cache, isMatrixTile(decode) ? decodeVariant(decode) : plain, plain);
+  return attendBy<DecodeTile | MatrixDecodeTile>(cache, decodeVariant, decode, plainDecode);
+}
+
+/** @param instead what takes the place of a chosen tile of matrices */
+function attendBy<T extends object>(cache: LaunchCache, variantOf: (tile: T) => Variant<T>, chosen: T, instead: T): Attend<T> {
+  const variant = variantOf(chosen);
+  return new Attend(cache, variant, isMatrixTile(chosen) ? variantOf(instead) : variant);
 }
 
 function prefillVariant(tile: PrefillTile | MatrixPrefillTile): Variant<PrefillTile | MatrixPrefillTile> {

@@ -171,6 +171,21 @@ const bySubgroups: AttentionMatrices = {
   decode: { wgsl: narrowMatrixSource, enables: matrixEnables, unroll: true },
 };
 
+/** Of a work item, a workgroup for each KV head and tile of its query heads. */
+interface ItemGrid {
+  readonly numItems: number;
+  readonly numKvHeads: number;
+  readonly groupSize: number | string;
+  readonly headTile: number | string;
+}
+const items = ({ numItems }: ItemGrid) => numItems;
+const kvHeads = ({ numKvHeads }: ItemGrid) => numKvHeads;
+const headTiles = ({ groupSize, headTile }: ItemGrid) => Math.ceil(Number(groupSize) / Number(headTile));
+/** Decode: neighbours are KV heads, whose rows are neighbours in memory. */
+const itemsInColumns = { x: kvHeads, y: items, z: headTiles };
+/** Prefill: neighbours are items. */
+const itemsInRows = { x: items, y: kvHeads, z: headTiles };
+
 /** The kernels that read or write a pool of `poolBuffers` buffers, with a caller's modifications compiled in. */
 function definePoolKernels(
   poolBuffers: number,
@@ -234,6 +249,8 @@ function definePoolKernels(
     partials: writeBuffer,
     ...read.more,
   } as const;
+  /** What all kernels that attend have beside their tiles. */
+  const attended = { ...buffers, ...attendArguments, ...scalars, numItems: gridCount } as const;
   const attendBindings = [5, ...numbers(8).slice(0, poolBuffers - 1)];
   const attendSource = [
     packSource,
@@ -266,10 +283,7 @@ function definePoolKernels(
     ...layout,
     ...heads,
     ...{ invocations: frozen('text'), keyThreads: frozen('text'), keysPerThread: frozen('text'), valueThreads: frozen('text') },
-    ...buffers,
-    ...attendArguments,
-    ...scalars,
-    numItems: gridCount,
+    ...attended,
   } as const;
   const decodeKernel = (name: string, source: string, { subgroups = false, halves = false }) =>
     defineKernel({
@@ -300,11 +314,7 @@ function definePoolKernels(
           Number(headDim),
           tokenScales === 'true',
         ),
-      workgroups: {
-        x: ({ numKvHeads }) => numKvHeads,
-        y: ({ numItems }) => numItems,
-        z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
-      },
+      workgroups: itemsInColumns,
     });
   const decode = decodeKernel('decode', decodeSource, {});
   const decodeHalves = decodeKernel('decode in f16', decodeSource, { halves: true });
@@ -323,19 +333,12 @@ function definePoolKernels(
       ...layout,
       ...heads,
       ...{ subgroupCount: frozen('text'), keyBlocks: frozen('text') },
-      ...buffers,
-      ...attendArguments,
-      ...scalars,
-      numItems: gridCount,
+      ...attended,
     },
     ...(matrices.decode.unroll && { unroll: true }),
     workgroupMemory: ({ subgroupCount, keyBlocks }) =>
       matrixDecodeMemory({ subgroupCount: Number(subgroupCount), keyBlocks: Number(keyBlocks) }),
-    workgroups: {
-      x: ({ numKvHeads }) => numKvHeads,
-      y: ({ numItems }) => numItems,
-      z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
-    },
+    workgroups: itemsInColumns,
   });
 
   const prefill = defineKernel({
@@ -355,10 +358,7 @@ function definePoolKernels(
       ...layout,
       ...heads,
       ...{ rowTile: frozen('text'), keyTile: frozen('text'), rowsPerThread: frozen('text'), keysPerThread: frozen('text') },
-      ...buffers,
-      ...attendArguments,
-      ...scalars,
-      numItems: gridCount,
+      ...attended,
     },
     unroll: true,
     workgroupMemory: ({ headDim, kvDtype, rowTile, keyTile, headTile }) =>
@@ -367,11 +367,7 @@ function definePoolKernels(
         keyTile: Number(keyTile),
         headTile: Number(headTile),
       }),
-    workgroups: {
-      x: ({ numItems }) => numItems,
-      y: ({ numKvHeads }) => numKvHeads,
-      z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
-    },
+    workgroups: itemsInRows,
   });
 
   const matrixPrefill = defineKernel({
@@ -387,10 +383,7 @@ function definePoolKernels(
       ...heads,
       ...{ subgroupCount: frozen('text'), rowBlocks: frozen('text'), columnGroups: frozen('text') },
       ...{ keyTile: frozen('text'), sharedStage: frozen('text') },
-      ...buffers,
-      ...attendArguments,
-      ...scalars,
-      numItems: gridCount,
+      ...attended,
     },
     ...(matrices.prefill.unroll && { unroll: true }),
     workgroupMemory: ({ headDim, headTile, subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage }) =>
@@ -405,11 +398,7 @@ function definePoolKernels(
         },
         Number(headDim),
       ),
-    workgroups: {
-      x: ({ numItems }) => numItems,
-      y: ({ numKvHeads }) => numKvHeads,
-      z: ({ groupSize, headTile }) => Math.ceil(Number(groupSize) / Number(headTile)),
-    },
+    workgroups: itemsInRows,
   });
 
   return { append, copy, decode, decodeHalves, decodeTeams, decodeTeamsHalves, matrixDecode, prefill, matrixPrefill };

@@ -405,9 +405,9 @@ export function matrixDecodeTileSpace(
   if (dtype === 'f32' || ![64, 128].includes(headDim) || groupSize <= 4 || mostInvocations < 128) return [];
   const blocks = kvFormats[dtype].bytes === 1 ? [2, 1] : [1, 2];
   const sizes = blocks.flatMap((keyBlocks) => [4, 2].map((subgroupCount) => ({ subgroupCount, keyBlocks })));
-  return sizes.flatMap((size) => {
-    return matrixDecodeMemory(size) <= memory ? [{ headTile: Math.min(groupSize, matrixHeads), ...size }] : [];
-  });
+  return sizes
+    .filter((size) => matrixDecodeMemory(size) <= memory)
+    .map((size) => ({ headTile: Math.min(groupSize, matrixHeads), ...size }));
 }
 
 /** The decode tiles to choose among when tuning, as `prefillTileSpace`: `chooseDecodeTile`'s first. */

@@ -30,9 +30,9 @@ export interface EngineOptions {
   /** Most requests that wait, because `maxSequences` run or blocks are short; more are refused with `EngineBusyError`. Default: no limit. */
   readonly maxWaiting?: number;
   /**
-   * Compute on a GPU's matrix units where the device has subgroup matrices: prompts' attention over keys of 16 or 8 bits, that of single tokens where more than four
-   * query heads share a KV head, and products with 16-bit weights in steps of some 16 to 49 rows and more. Inputs are rounded to f16 then, 65,504 at most (a residual stream times its gains must be below), sums
-   * are f32. Default true; false: f32 throughout.
+   * Compute on a GPU's matrix units where the device has subgroup matrices: prompts' attention over keys of 16 or 8 bits, that of single tokens where
+   * more than four query heads share a KV head, and products with 16-bit weights in steps of some 16 to 49 rows and more. Inputs are rounded to f16
+   * then, 65,504 at most (a residual stream times its gains must be below), sums are f32. Default true; false: f32 throughout.
    */
   readonly subgroupMatrices?: boolean;
   /** As of `PagedAttention`: decode with KV in 8 bits multiplies in f16 where the device has `shader-f16`. Default true. */

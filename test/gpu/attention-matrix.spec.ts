@@ -8,7 +8,7 @@ import type { MatrixFunctions } from '../../src/matrices.ts';
 import { type SpecContext, spec } from '../harness/harness.ts';
 import emulation from './attention-matrix-emulation.wgsl' with { type: 'text' };
 import { type GridCase, plainCase } from './grid.ts';
-import { aligned, type CaseChange } from './grid-inputs.ts';
+import { aligned, type CaseChange, hardScores } from './grid-inputs.ts';
 import { GridTotals, runCases } from './grid-run.ts';
 import products from './matrix-emulation.wgsl' with { type: 'text' };
 
@@ -75,12 +75,7 @@ const cases: Readonly<Record<string, readonly [Partial<GridCase>, CaseChange?]>>
   'a prefix shared': [{ prefix: 'told', lengths: 'six over one prefix' }],
   'bit-equal alone': [{ deterministic: true, lengths: '64 mixed' }],
   'rotary, packed': [{ rotary: 'whole', operands: 'packed' }],
-  'scores near -300 in a window': [{ window: 40 }, { adapt: aligned(() => -300) }],
-  'scores near +300': [{}, { adapt: aligned(() => 300) }],
-  'scores rising with each key': [{}, { adapt: aligned((place) => place - 500) }],
-  'scores falling with each key': [{}, { adapt: aligned((place) => 500 - place) }],
-  'a giant now and then': [{}, { adapt: aligned((place) => (place % 67 === 66 ? 800 : -800)) }],
-  'a giant first': [{}, { adapt: aligned((place) => (place === 0 ? 1000 : -1000)) }],
+  ...hardScores,
   'scores that rise, pieces and sinks': [
     { splits: 7, lengths: 'three long and a draft', route: 'prefill', sinks: '+-40' },
     { adapt: aligned((place) => place) },

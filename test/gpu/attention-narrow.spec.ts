@@ -8,7 +8,7 @@ import type { MatrixFunctions } from '../../src/matrices.ts';
 import { type SpecContext, spec } from '../harness/harness.ts';
 import emulation from './attention-narrow-emulation.wgsl' with { type: 'text' };
 import { type GridCase, plainCase } from './grid.ts';
-import { aligned, type CaseChange } from './grid-inputs.ts';
+import { aligned, type CaseChange, hardScores, largeValues } from './grid-inputs.ts';
 import { GridTotals, runCases } from './grid-run.ts';
 
 const emulated: MatrixFunctions = { wgsl: emulation, enables: [], unroll: false };
@@ -55,12 +55,7 @@ const cases: Readonly<Record<string, readonly [Partial<GridCase>, CaseChange?]>>
   'a prefix shared': [{ prefix: 'told', lengths: 'six over one prefix' }],
   'bit-equal alone': [{ deterministic: true, lengths: '64 mixed' }],
   'rotary, packed': [{ rotary: 'whole', operands: 'packed' }],
-  'scores near -300 in a window': [{ window: 40 }, { adapt: aligned(() => -300) }],
-  'scores near +300': [{}, { adapt: aligned(() => 300) }],
-  'scores rising with each key': [{}, { adapt: aligned((place) => place - 500) }],
-  'scores falling with each key': [{}, { adapt: aligned((place) => 500 - place) }],
-  'a giant now and then': [{}, { adapt: aligned((place) => (place % 67 === 66 ? 800 : -800)) }],
-  'a giant first': [{}, { adapt: aligned((place) => (place === 0 ? 1000 : -1000)) }],
+  ...hardScores,
   'scores that rise, pieces and sinks': [{ splits: 7, sinks: '+-40' }, { adapt: aligned((place) => place) }],
 };
 
@@ -68,9 +63,6 @@ for (const [name, [change, more]] of Object.entries(cases)) {
   // Tile and memory are the same on either device; the layouts below have devices with default limits.
   spec(`${name}`, (t) => run(t, 'f16, group of 8', change, more), { devices: 'granted' });
 }
-
-/** Values that f16 cannot hold, but by their scales. */
-const large: CaseChange['adapt'] = ({ value }) => value.set(value.map((x) => 1e6 * Math.abs(x)));
 
 const some = ['on edges of blocks, tiles and pieces', 'a window and kept keys', 'pieces, merged', 'scores rising with each key'] as const;
 
@@ -80,7 +72,7 @@ for (const layout of Object.keys(layouts).slice(1) as (keyof typeof layouts)[]) 
     async (t) => {
       for (const name of some) await run(t, layout, ...cases[name]);
       await run(t, layout, { softcap: 30, sinks: 'normal', alibi: 'linear' });
-      if (layouts[layout].storage.endsWith('by token')) await run(t, layout, {}, { adapt: large });
+      if (layouts[layout].storage.endsWith('by token')) await run(t, layout, {}, { adapt: largeValues });
     },
     { devices: layout === 'int8, group of 7, several buffers' ? 'granted' : 'default', hostIndependent: true },
   );

@@ -38,6 +38,19 @@ export function aligned(strength: (place: number) => number, every = 64): NonNul
   };
 }
 
+/** Scores that are hard on sums relative to a maximum, by what they are. */
+export const hardScores: Readonly<Record<string, readonly [Partial<GridCase>, CaseChange]>> = {
+  'scores near -300 in a window': [{ window: 40 }, { adapt: aligned(() => -300) }],
+  'scores near +300': [{}, { adapt: aligned(() => 300) }],
+  'scores rising with each key': [{}, { adapt: aligned((place) => place - 500) }],
+  'scores falling with each key': [{}, { adapt: aligned((place) => 500 - place) }],
+  'a giant now and then': [{}, { adapt: aligned((place) => (place % 67 === 66 ? 800 : -800)) }],
+  'a giant first': [{}, { adapt: aligned((place) => (place === 0 ? 1000 : -1000)) }],
+};
+
+/** Values that f16 cannot hold, but by their scales. (With the offset of int8's codes in f32, what is left of a zero is a millionth of them.) */
+export const largeValues: NonNullable<CaseChange['adapt']> = ({ value }) => value.set(value.map((x) => 1e6 * Math.abs(x)));
+
 export interface CaseInputs {
   readonly sequences: readonly SequenceInputs[];
   /** Keys at the start of all sequences that are the same, in the same blocks. */

@@ -57,6 +57,14 @@ export function fakeGpu(): FakeGpu {
   };
 }
 
+/** Of an adapter that nobody knows and that computes on no CPU. */
+export function gpuWith(features: Partial<Gpu['features']>): Gpu {
+  const { gpu } = fakeGpu();
+  const adapter = { vendor: '', architecture: '', device: '', description: '', software: false };
+  vi.unstubAllGlobals();
+  return { ...gpu, adapter, features: { ...gpu.features, ...features } };
+}
+
 /** A pass that takes all and does nothing. */
 export function fakePass(): GPUComputePassEncoder {
   return { setPipeline() {}, setBindGroup() {}, dispatchWorkgroups() {} } as unknown as GPUComputePassEncoder;

@@ -1,5 +1,5 @@
 /** Decode by matrices without a GPU that has them: when it is chosen, that its WGSL compiles, and what happens where it does not. */
-import { describe, expect, it, vi } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { type AttendArguments, decodeBy } from '../../src/attention/attend.ts';
 import { matrixDecodeKernel, poolKernelsFor } from '../../src/attention/kernels.ts';
 import { type KvDtype, kvDtypes, kvFormats } from '../../src/attention/layout.ts';
@@ -9,7 +9,7 @@ import { KernelCompileError } from '../../src/errors.ts';
 import { gpuFromDevice } from '../../src/gpu.ts';
 import type { LaunchCache } from '../../src/launch/cache.ts';
 import { joinSource, type Kernel } from '../../src/launch/kernel.ts';
-import { fakeGpu } from './fake-gpu.ts';
+import { gpuWith } from './fake-gpu.ts';
 import { complaintsOf, useNullDevice } from './null-device.ts';
 import { workgroupMemory } from './workgroup-memory.ts';
 
@@ -55,17 +55,14 @@ describe('the tiles by matrices', () => {
   });
 
   it('come first where the device has such matrices, and only there', () => {
-    const { gpu } = fakeGpu();
     const shape = { ...layoutOf(64), numHeads: 16 };
-    const named = { ...gpu, adapter: { vendor: '', architecture: '', device: '', description: '', software: false } };
-    const withMatrices = { ...named, features: { ...gpu.features, narrowMatrices: true } };
-    expect(tileSpace(named, shape).decode.some(isMatrixTile)).toBe(false);
+    const [without, withMatrices] = [gpuWith({}), gpuWith({ narrowMatrices: true })];
+    expect(tileSpace(without, shape).decode.some(isMatrixTile)).toBe(false);
     const { decode, plainDecode } = chooseKernels(withMatrices, shape);
     expect([isMatrixTile(decode), isMatrixTile(plainDecode)]).toEqual([true, false]);
-    expect(plainDecode).toEqual(chooseKernels(named, shape).decode);
+    expect(plainDecode).toEqual(chooseKernels(without, shape).decode);
     for (const options of [{ subgroupMatrices: false }, { maxInvocations: 64 }])
       expect(isMatrixTile(chooseKernels(withMatrices, shape, options).decode)).toBe(false);
-    vi.unstubAllGlobals();
   });
 });
 
@@ -105,9 +102,7 @@ describe('the WGSL', () => {
 });
 
 it('gives way to the plain kernel where it does not compile', async () => {
-  const { gpu } = fakeGpu();
-  const plainDecode = chooseKernels(gpu, { ...layoutOf(64), numHeads: 16 }).decode;
-  vi.unstubAllGlobals();
+  const plainDecode = chooseKernels(gpuWith({}), { ...layoutOf(64), numHeads: 16 }).decode;
   const [decode] = matrixDecodeTileSpace(layoutOf(64), 8, 16384, 256);
   const recorded: string[] = [];
   const fallbacks: string[] = [];

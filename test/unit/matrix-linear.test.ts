@@ -1,5 +1,5 @@
 /** Products by subgroup matrices without a GPU that has them: when they are chosen, that the WGSL compiles, and what happens where it does not. */
-import { describe, expect, it, vi } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { chooseKernels } from '../../src/attention/tuned.ts';
 import { isMatrixTile } from '../../src/attention/tuning.ts';
 import { matmulMatrixKernel, weightDtypeCodes } from '../../src/engine/kernels.ts';
@@ -9,15 +9,8 @@ import { KernelCompileError } from '../../src/errors.ts';
 import type { Gpu } from '../../src/gpu.ts';
 import type { LaunchCache } from '../../src/launch/cache.ts';
 import { joinSource, type Kernel } from '../../src/launch/kernel.ts';
-import { fakeGpu } from './fake-gpu.ts';
+import { gpuWith } from './fake-gpu.ts';
 import { complaintsOf, useNullDevice } from './null-device.ts';
-
-function gpuWith(features: Partial<Gpu['features']>): Gpu {
-  const { gpu } = fakeGpu();
-  const adapter = { vendor: '', architecture: '', device: '', description: '', software: false };
-  vi.unstubAllGlobals();
-  return { ...gpu, adapter, features: { ...gpu.features, ...features } };
-}
 
 const withMatrices = gpuWith({ subgroupMatrices: true });
 const without = gpuWith({});

@@ -1,5 +1,5 @@
 /** Prefill by matrices without a GPU that has them: when it is chosen, that its WGSL compiles, and what happens where it does not. */
-import { describe, expect, it, vi } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { type AttendArguments, prefillBy } from '../../src/attention/attend.ts';
 import { matrixPrefillKernel, type PoolKernels, poolKernelsFor } from '../../src/attention/kernels.ts';
 import { type KvDtype, kvDtypes, kvFormats } from '../../src/attention/layout.ts';
@@ -15,7 +15,7 @@ import { KernelCompileError } from '../../src/errors.ts';
 import { gpuFromDevice } from '../../src/gpu.ts';
 import type { LaunchCache } from '../../src/launch/cache.ts';
 import { joinSource, type Kernel } from '../../src/launch/kernel.ts';
-import { fakeGpu } from './fake-gpu.ts';
+import { gpuWith } from './fake-gpu.ts';
 import { complaintsOf, useNullDevice } from './null-device.ts';
 import { workgroupMemory } from './workgroup-memory.ts';
 
@@ -61,16 +61,13 @@ describe('the tiles by matrices', () => {
   });
 
   it('come first where the device has subgroup matrices, and only there', () => {
-    const { gpu } = fakeGpu();
     const shape = { ...layoutOf(64), numHeads: 8 };
-    const named = { ...gpu, adapter: { vendor: '', architecture: '', device: '', description: '', software: false } };
-    const withMatrices = { ...named, features: { ...gpu.features, subgroupMatrices: true } };
-    expect(tileSpace(named, shape).prefill.some(isMatrixTile)).toBe(false);
+    const [without, withMatrices] = [gpuWith({}), gpuWith({ subgroupMatrices: true })];
+    expect(tileSpace(without, shape).prefill.some(isMatrixTile)).toBe(false);
     const { prefill, plainPrefill } = chooseKernels(withMatrices, shape);
     expect([isMatrixTile(prefill), isMatrixTile(plainPrefill)]).toEqual([true, false]);
-    expect(plainPrefill).toEqual(chooseKernels(named, shape).prefill);
+    expect(plainPrefill).toEqual(chooseKernels(without, shape).prefill);
     expect(isMatrixTile(chooseKernels(withMatrices, shape, { maxInvocations: 64 }).prefill)).toBe(false);
-    vi.unstubAllGlobals();
   });
 });
 
