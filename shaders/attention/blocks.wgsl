@@ -1,6 +1,6 @@
 // Where things are in the paged pool of one layer; the layout of src/attention/layout.ts. A pool is one buffer or several of
-// `blocksPerBuffer` blocks each. A block is [key, value][blockSize][numKvHeads] rows of headDim values, then, where each token and head has
-// scales of its own, [blockSize][numKvHeads] pairs of f32 (of the key, of the value).
+// `blocksPerBuffer` blocks each. A block is [key, value][numKvHeads][blockSize] rows of headDim values, then, where each token and head has
+// scales of its own, [numKvHeads][blockSize] pairs of f32 (of the key, of the value).
 // Needs the prelude's `headDim`, `kvDtype`, `tokenScales`, `poolBuffers`, `blocksPerBuffer`, and `loadWords`, the u32 of one load;
 // for 8-bit codes it has `largestCode`, too, the largest magnitude of one that is written.
 
@@ -34,7 +34,7 @@ fn blockWords() -> u32 {
 // The address of the row that holds a slot's key; slot = block * blockSize + offset within the block.
 fn keyAddress(slot: u32, head: u32) -> u32 {
   let block = slot / blockSize;
-  let row = (slot % blockSize) * numKvHeads + head;
+  let row = head * blockSize + slot % blockSize;
   if (poolBuffers == 1u) {
     return block * (blockWords() / loadWords) + row * rowLoads;
   }
@@ -48,7 +48,7 @@ fn valueOffset() -> u32 {
 
 // Where the scales of a slot's key and value are, one behind the other, in u32 from the start of their buffer.
 fn scaleWord(slot: u32, head: u32) -> u32 {
-  let pair = slot % blockSize * numKvHeads + head;
+  let pair = head * blockSize + slot % blockSize;
   return slot / blockSize % blocksPerBuffer * blockWords() + rowsOfBlock() * rowWords + 2u * pair;
 }
 

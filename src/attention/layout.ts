@@ -57,8 +57,8 @@ export const kvFormats: Readonly<Record<KvDtype, KvFormat>> = {
 export const kvDtypes = Object.keys(kvFormats) as readonly KvDtype[];
 
 /**
- * What fixes the layout of a layer's pool: blocks of [key, value][blockSize][numKvHeads][headDim] in the storage dtype, each followed by its
- * scales, f32 [blockSize][numKvHeads][key, value], where there is one for each token and head.
+ * What fixes the layout of a layer's pool: blocks of [key, value][numKvHeads][blockSize][headDim] in the storage dtype, each followed by its
+ * scales, f32 [numKvHeads][blockSize][key, value], where there is one for each token and head.
  */
 export interface KvLayout {
   /** Token slots of a block; a multiple of 8. */

@@ -76,7 +76,7 @@ function expectedPool({ blockSize, numKvHeads, headDim, numBlocks, slots, positi
     if (slot < 0) return;
     const block = Math.floor(slot / blockSize);
     for (let head = 0; head < numKvHeads; head++) {
-      const keyRow = ((block * 2 * blockSize + (slot % blockSize)) * numKvHeads + head) * headDim;
+      const keyRow = ((block * 2 * numKvHeads + head) * blockSize + (slot % blockSize)) * headDim;
       const valueRow = keyRow + blockSize * numKvHeads * headDim;
       const at = token * source.rowStride + head * headDim;
       for (let d = 0; d < headDim; d++) {

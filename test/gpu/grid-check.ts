@@ -50,7 +50,7 @@ export function readStored(of: GridCase, inputs: CaseInputs, pool: StoredPool): 
   const rowSize = numKvHeads * headDim;
   const bytes = dtype === 'f32' ? 4 : dtype === 'f16' ? 2 : 1;
   const tokenScales = of.storage.endsWith('by token');
-  const rowWords = (rowSize * bytes) / 4;
+  const headWords = (headDim * bytes) / 4;
   const seen = new Set<string>();
   let stored = 0;
   const rows = inputs.sequences.map((sequence, s) => {
@@ -68,26 +68,29 @@ export function readStored(of: GridCase, inputs: CaseInputs, pool: StoredPool): 
       const isNew = !seen.has(`${number} ${slot}`);
       seen.add(`${number} ${slot}`);
       for (const [isValue, into] of [key, value].entries()) {
-        const first = (isValue * blockSize + slot) * rowWords;
         const scales = (head: number) => {
           if (!tokenScales) return dtype === 'f32' || dtype === 'f16' ? 1 : isValue ? inputs.valueScale : inputs.keyScale;
-          const word = 2 * blockSize * rowWords + 2 * (slot * numKvHeads + head) + isValue;
+          const word = 2 * numKvHeads * blockSize * headWords + 2 * (head * blockSize + slot) + isValue;
           return new Float32Array(block.buffer, block.byteOffset + 4 * word, 1)[0];
         };
         const row = into.subarray(place * rowSize, (place + 1) * rowSize);
-        if (dtype === 'f32') {
-          row.set(new Float32Array(block.buffer, block.byteOffset + 4 * first, rowSize));
-        } else {
-          const codes = new (dtype === 'f16' ? Uint16Array : Uint8Array)(block.buffer, block.byteOffset + 4 * first, rowSize);
-          const meanings = tableOf(dtype);
-          for (let head = 0; head < numKvHeads; head++) {
-            const scale = scales(head);
-            for (let i = head * headDim; i < (head + 1) * headDim; i++) row[i] = meanings[codes[i]] * scale;
+        let words = tokenScales ? numKvHeads : 0;
+        for (let head = 0; head < numKvHeads; head++) {
+          const first = ((isValue * numKvHeads + head) * blockSize + slot) * headWords;
+          words += wordsIn(block.subarray(first, first + headWords));
+          const at = block.byteOffset + 4 * first;
+          if (dtype === 'f32') {
+            row.set(new Float32Array(block.buffer, at, headDim), head * headDim);
+            continue;
           }
+          const codes = new (dtype === 'f16' ? Uint16Array : Uint8Array)(block.buffer, at, headDim);
+          const meanings = tableOf(dtype);
+          const scale = scales(head);
+          for (let i = 0; i < headDim; i++) row[head * headDim + i] = meanings[codes[i]] * scale;
         }
         if (!isNew) continue; // a common prefix is checked once
         checkRow(of, inputs, sequence, place, isValue === 1, row, scales);
-        stored += wordsIn(block.subarray(first, first + rowWords)) + (tokenScales ? numKvHeads : 0);
+        stored += words;
       }
     }
     return { key, value };
