@@ -120,6 +120,13 @@ const layerOf = ({ qkv, output, gateUp, down }: Model) => [qkv, output, gateUp, 
 const casesOf = (shapes: readonly LinearShape[], rows: readonly number[], dtype: LinearCase['dtype'] = 'f16') =>
   rows.flatMap((count) => shapes.map((shape): LinearCase => ({ shape, rows: count, dtype })));
 
+/** For few rows every matrix has a tile of its own. */
+function sweptShapes(rows: number): readonly LinearShape[] {
+  if (rows <= 8) return [...layerOf(billion), billion.head, ...layerOf(shipped), shipped.head];
+  if (rows <= 64) return [...layerOf(billion), ...layerOf(shipped), shipped.head];
+  return [billion.gateUp, billion.down, ...(rows <= 128 ? [shipped.gateUp] : [])];
+}
+
 /** All tiles that make sense for so many rows. */
 function sweepOf(shape: LinearShape, rows: number): readonly LinearCase[] {
   const vectors = vectorTiles.filter(({ rowTile }) => rowTile === Math.min(8, rows) || (rows === 8 && rowTile > 1));
@@ -143,7 +150,7 @@ function sectionsOf(): readonly Section[] {
     { title: 'shipped model', cases: casesOf([...layerOf(shipped), shipped.head], [1, 8, 128]) },
     ...[1, 2, 4, 8, 16, 32, 64, 128, 512, 2048].map((rows) => ({
       title: `sweep, ${rows} rows`,
-      cases: [billion.gateUp, billion.down, ...(rows <= 128 ? [shipped.gateUp] : [])].flatMap((shape) => sweepOf(shape, rows)),
+      cases: sweptShapes(rows).flatMap((shape) => sweepOf(shape, rows)),
     })),
   ];
 }

@@ -38,7 +38,12 @@ const silu = (x: number) => x / (1 + Math.exp(-x));
 /** The kernel of a case; undefined where it is the one for adapters that compute on the CPU. */
 export function productOf(gpu: Gpu, { shape, rows, dtype, product, subgroupMatrices }: LinearCase): Product | undefined {
   if (product || gpu.adapter.software) return product;
-  return chooseProducts(gpu, { outputSize: shape.outputs, weightDtype: weightDtypeCodes[dtype] }, rows, subgroupMatrices).at(-1);
+  return chooseProducts(
+    gpu,
+    { inputSize: shape.inputs, outputSize: shape.outputs, weightDtype: weightDtypeCodes[dtype] },
+    rows,
+    subgroupMatrices,
+  ).at(-1);
 }
 
 /** The f16 next to a value in its range, ties to even: its unit is 2^-24 or, above 2^-14, 2^-10 of the power of two below. */

@@ -3,16 +3,18 @@
 //
 // A team of `lanes` invocations shares columnsPerThread columns: each lane reads every lanes-th group of eight weights of them, in 16-byte loads
 // where weights have 16 bits, and multiplies it with the same columns of all input rows. The loads of `steps` groups are on their way meanwhile.
-// The lanes' parts are added up at the end, through workgroup memory: one barrier. Input rows beyond the last and columns beyond the last repeat
-// the last one and are not stored.
+// The lanes' parts are added up at the end, through workgroup memory, a few rows at a time: what a workgroup has of it keeps others from its
+// core. `helpers` invocations share the parts of a sum. Input rows beyond the last and columns beyond the last repeat the last one and are not
+// stored.
 
 const columns = teams * columnsPerThread;
 const invocations = teams * lanes;
-const partStride = lanes + 1u; // odd steps keep the banks of workgroup memory apart
+const sumsOfRow = columns + 1u; // the last one is of the row's squares
+const partStride = lanes + helpers; // keeps the banks of workgroup memory apart
 const squaresPerThread = (rowTile + teams - 1u) / teams;
 
-var<workgroup> parts: array<array<array<f32, partStride>, columns>, rowTile>; // [row][column][lane]
-var<workgroup> squares: array<array<f32, partStride>, rowTile>; // [row][lane]
+var<workgroup> parts: array<array<f32, partStride>, partRows * sumsOfRow>; // [row and column][lane]
+var<workgroup> totals: array<array<f32, helpers>, rowTile * sumsOfRow>; // [row and column][helper]
 
 // As multiplications with an addition each.
 fn addDot8(sum: f32, a: Eight, b: Eight) -> f32 {
@@ -22,8 +24,8 @@ fn addDot8(sum: f32, a: Eight, b: Eight) -> f32 {
 
 fn product(row: u32, column: u32) -> f32 {
   var sum = 0.0;
-  for (var l = 0u; l < lanes; l++) { // unrolled
-    sum += parts[row][column][l];
+  for (var h = 0u; h < helpers; h++) { // unrolled
+    sum += totals[row * sumsOfRow + column][h];
   }
   return sum;
 }
@@ -32,11 +34,7 @@ fn inverseRmsOf(row: u32) -> f32 {
   if (!normalized) {
     return 1.0;
   }
-  var sum = 0.0;
-  for (var l = 0u; l < lanes; l++) { // unrolled
-    sum += squares[row][l];
-  }
-  return inverseRms(sum);
+  return inverseRms(product(row, columns));
 }
 
 @compute @workgroup_size(invocations)
@@ -106,19 +104,27 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(num_workgroups) grid: 
     }
   }
 
-  for (var r = 0u; r < rowTile; r++) { // unrolled
-    for (var j = 0u; j < columnsPerThread; j++) { // unrolled
-      parts[r][team * columnsPerThread + j][lane] = sums[r * columnsPerThread + j];
-    }
-  }
-  if (normalized) {
-    for (var n = 0u; n < squaresPerThread; n++) { // unrolled
-      if (team + n * teams < rowTile) {
-        squares[team + n * teams][lane] = sumsOfSquares[n];
+  for (var part = 0u; part < rowTile / partRows; part++) { // unrolled
+    for (var p = 0u; p < partRows; p++) { // unrolled
+      const r = part * partRows + p;
+      for (var j = 0u; j < columnsPerThread; j++) { // unrolled
+        parts[p * sumsOfRow + team * columnsPerThread + j][lane] = sums[r * columnsPerThread + j];
+      }
+      if (normalized && team == r % teams) {
+        parts[p * sumsOfRow + columns][lane] = sumsOfSquares[r / teams];
       }
     }
+    workgroupBarrier();
+    for (var n = local; n < partRows * sumsOfRow * helpers; n += invocations) {
+      let helper = n % helpers;
+      var sum = 0.0;
+      for (var l = 0u; l < lanes / helpers; l++) { // unrolled
+        sum += parts[n / helpers][l * helpers + helper];
+      }
+      totals[part * partRows * sumsOfRow + n / helpers][helper] = sum;
+    }
+    workgroupBarrier();
   }
-  workgroupBarrier();
 
   let results = select(columns, columns / 2u, swiglu);
   for (var n = local; n < rowTile * results; n += invocations) {

@@ -17,7 +17,16 @@ import { type AnyKernel, defineKernel, frozen, gridCount, key, perCall, readBuff
 import { type MatrixFunctions, subgroupMatrices } from '../matrices.ts';
 import type { WeightDtype } from './safetensors.ts';
 import { samplingPrelude } from './sampling-plan.ts';
-import { type MatmulTile, matmulMemory, type SubgroupTile, subgroupMemory, unrollsDepth, type VectorTile, vectorMemory } from './tiles.ts';
+import {
+  type MatmulTile,
+  matmulMemory,
+  type SubgroupTile,
+  subgroupMemory,
+  unrollsDepth,
+  type VectorTile,
+  vectorHelpers,
+  vectorMemory,
+} from './tiles.ts';
 
 /** The WGSL constants of shaders/model/weights.wgsl. */
 export const weightDtypeCodes: Readonly<Record<WeightDtype, number>> = { f32: 0, f16: 1, bf16: 2 };
@@ -76,8 +85,8 @@ function tilePrelude(tile: Readonly<Record<string, number>>): string {
   return [planPrelude, ...Object.entries(tile).map(([name, value]) => `const ${name} = ${value}u;`)].join('\n');
 }
 
-const vectorSizes = ({ rowTile, columnsPerThread, lanes, teams, steps }: Sizes<VectorTile>) =>
-  numbers({ rowTile, columnsPerThread, lanes, teams, steps });
+const vectorSizes = ({ rowTile, columnsPerThread, lanes, teams, steps, partRows }: Sizes<VectorTile>) =>
+  numbers({ rowTile, columnsPerThread, lanes, teams, steps, partRows });
 
 const vectorColumns = ({ columnsPerThread, teams }: Sizes<Pick<VectorTile, 'columnsPerThread' | 'teams'>>) =>
   Number(columnsPerThread) * Number(teams);
@@ -85,13 +94,17 @@ const vectorColumns = ({ columnsPerThread, teams }: Sizes<Pick<VectorTile, 'colu
 export const matvecKernel = defineKernel({
   name: 'matvec',
   source: [packSource, weightsSource, linearSource, matvecSource],
-  prelude: (selectors) => tilePrelude(vectorSizes(selectors)),
+  prelude: (selectors) => {
+    const sizes = vectorSizes(selectors);
+    return tilePrelude({ ...sizes, helpers: vectorHelpers(sizes) });
+  },
   arguments: {
     rowTile: key('text'),
     columnsPerThread: key('text'),
     lanes: key('text'),
     teams: key('text'),
     steps: key('text'),
+    partRows: key('text'),
     ...linearArguments,
   },
   unroll: true,

@@ -24,13 +24,13 @@ export interface LinearOptions {
 /** The kernels for a product on a graphics processor, by the number of input rows; see `productsFor`. */
 export function chooseProducts(
   { features, limits }: Pick<Gpu, 'features' | 'limits'>,
-  { outputSize, weightDtype }: Pick<LinearArguments, 'outputSize' | 'weightDtype'>,
+  { inputSize, outputSize, weightDtype }: Pick<LinearArguments, 'inputSize' | 'outputSize' | 'weightDtype'>,
   maxRows: number,
   subgroupMatrices = true,
 ): readonly ProductFrom[] {
   // Products of f32 weights are as exact as these are.
   const byMatrices = subgroupMatrices && features.subgroupMatrices && weightDtype !== weightDtypeCodes.f32;
-  return productsFor(outputSize, maxRows, limits.maxComputeWorkgroupStorageSize, byMatrices);
+  return productsFor({ inputs: inputSize, outputs: outputSize }, maxRows, limits.maxComputeWorkgroupStorageSize, byMatrices);
 }
 
 /**

@@ -12,6 +12,11 @@ export interface VectorTile {
   readonly teams: number;
   /** Groups of eight weights that an invocation has on their way, of each of its weight rows. */
   readonly steps: number;
+  /**
+   * Input rows whose sums are in workgroup memory at a time, a divisor of rowTile. The fewer, the more workgroups run on a core; all at once take
+   * the fewest barriers.
+   */
+  readonly partRows: number;
 }
 
 /** How the kernel for many rows (shaders/model/matmul.wgsl) takes a product. */
@@ -50,12 +55,21 @@ export type Product =
   | { readonly kernel: 'matmul'; readonly tile: MatmulTile }
   | { readonly kernel: 'matmul by matrices'; readonly tile: SubgroupTile };
 
+/** Of a matrix of weights: its columns and its rows. */
+export interface MatrixSize {
+  readonly inputs: number;
+  readonly outputs: number;
+}
+
 /** The kernel for so many input rows and more. */
 export type ProductFrom = Product & { readonly from: number };
 
-const vectorTile = (rowTile: number, columnsPerThread: number, lanes: number, teams: number, steps: number): VectorTile => ({
-  ...{ rowTile, columnsPerThread, lanes, teams, steps },
-});
+const vectorTile = (
+  [rowTile, columnsPerThread]: readonly [number, number],
+  [lanes, teams]: readonly [number, number],
+  steps: number,
+  partRows = rowTile,
+): VectorTile => ({ ...{ rowTile, columnsPerThread, lanes, teams, steps, partRows } });
 const matmulTile = (
   [rowTile, columnTile]: readonly [number, number],
   [rowsPerThread, columnsPerThread]: readonly [number, number],
@@ -72,26 +86,33 @@ const subgroupTile = (
 
 /** The tiles to choose among when measuring; each is right for any product. */
 export const vectorTiles: readonly VectorTile[] = [
-  vectorTile(1, 1, 16, 4, 4),
-  vectorTile(1, 1, 32, 2, 4),
-  vectorTile(1, 1, 32, 4, 4),
-  vectorTile(1, 2, 16, 4, 2),
-  vectorTile(1, 2, 32, 2, 2),
-  vectorTile(1, 2, 32, 2, 4),
-  vectorTile(1, 2, 32, 4, 2),
-  vectorTile(1, 4, 16, 4, 1),
-  vectorTile(1, 4, 32, 2, 1),
-  vectorTile(1, 4, 32, 2, 2),
-  vectorTile(2, 4, 32, 2, 1),
-  vectorTile(4, 2, 32, 2, 2),
-  vectorTile(4, 4, 16, 4, 1),
-  vectorTile(4, 4, 32, 2, 1),
-  vectorTile(4, 4, 32, 4, 1),
-  vectorTile(8, 2, 32, 2, 1),
-  vectorTile(8, 2, 32, 4, 1),
-  vectorTile(8, 4, 8, 8, 1),
-  vectorTile(8, 4, 16, 4, 1),
-  vectorTile(8, 4, 32, 2, 1),
+  vectorTile([1, 1], [32, 2], 4),
+  vectorTile([1, 2], [32, 2], 4),
+  vectorTile([1, 2], [64, 1], 1),
+  vectorTile([1, 2], [64, 2], 4),
+  vectorTile([1, 2], [128, 1], 2),
+  vectorTile([1, 4], [32, 1], 1),
+  vectorTile([1, 4], [32, 2], 1),
+  vectorTile([1, 4], [64, 2], 1),
+  vectorTile([1, 4], [128, 1], 1),
+  vectorTile([1, 4], [256, 1], 1),
+  vectorTile([2, 2], [64, 1], 1),
+  vectorTile([2, 4], [32, 2], 1),
+  vectorTile([2, 4], [64, 2], 1),
+  vectorTile([2, 4], [128, 1], 1),
+  vectorTile([4, 2], [64, 1], 1),
+  vectorTile([4, 4], [32, 1], 1),
+  vectorTile([4, 4], [32, 4], 1),
+  vectorTile([4, 4], [64, 2], 1, 2),
+  vectorTile([4, 4], [128, 1], 1, 2),
+  vectorTile([8, 2], [32, 2], 1),
+  vectorTile([8, 2], [64, 1], 1),
+  vectorTile([8, 4], [32, 2], 1),
+  vectorTile([8, 4], [32, 2], 1, 2),
+  vectorTile([8, 4], [32, 4], 1, 2),
+  vectorTile([8, 4], [64, 1], 1, 2),
+  vectorTile([8, 4], [64, 2], 1, 2),
+  vectorTile([8, 4], [128, 1], 1, 2),
 ];
 export const matmulTiles: readonly MatmulTile[] = [
   matmulTile([16, 32], [4, 4], 32, 1),
@@ -138,34 +159,69 @@ export const subgroupTiles: readonly SubgroupTile[] = [
   subgroupTile([2, 4, 1], [4, 4], 32), // 128 x 256
 ];
 
-/** A tile, and with how many workgroups at least (of one tile of input rows, for few rows) it is taken. */
+/** Of the kernel for few rows, where there are workgroups enough. */
+const widestTile = vectorTile([8, 4], [32, 4], 1, 2);
+
+/**
+ * The defaults, and the only place that says them, from sweeps of all tiles on an H100 and an H200 (`npm run bench -- linear --filter sweep`).
+ * Few rows: from how many rows on; of the tiles the first whose `inputs` and `outputs` the matrix has at least. What counts is that every core has
+ * loads on their way: a short row of weights keeps few invocations busy, few columns give few workgroups, and several tiles of rows make up for both.
+ */
+const fewRows: readonly {
+  readonly fromRows: number;
+  readonly tiles: readonly { readonly inputs: number; readonly outputs: number; readonly tile: VectorTile }[];
+}[] = [
+  {
+    fromRows: 1,
+    tiles: [
+      { inputs: 1024, outputs: 0, tile: vectorTile([1, 4], [128, 1], 1) },
+      { inputs: 0, outputs: 4096, tile: vectorTile([1, 4], [32, 1], 1) },
+      { inputs: 0, outputs: 0, tile: vectorTile([1, 2], [64, 1], 1) },
+    ],
+  },
+  {
+    fromRows: 2,
+    tiles: [
+      { inputs: 1024, outputs: 0, tile: vectorTile([2, 4], [128, 1], 1) },
+      { inputs: 0, outputs: 0, tile: vectorTile([2, 2], [64, 1], 1) },
+    ],
+  },
+  {
+    fromRows: 3,
+    tiles: [
+      { inputs: 1024, outputs: 8192, tile: vectorTile([4, 4], [64, 2], 1, 2) },
+      { inputs: 1024, outputs: 0, tile: vectorTile([4, 4], [128, 1], 1, 2) },
+      { inputs: 0, outputs: 4096, tile: vectorTile([4, 4], [32, 1], 1) },
+      { inputs: 0, outputs: 0, tile: vectorTile([4, 2], [64, 1], 1) },
+    ],
+  },
+  {
+    fromRows: 5,
+    tiles: [
+      { inputs: 1024, outputs: 65536, tile: widestTile },
+      { inputs: 1024, outputs: 8192, tile: vectorTile([8, 4], [64, 2], 1, 2) },
+      { inputs: 1024, outputs: 2560, tile: vectorTile([8, 4], [64, 1], 1, 2) },
+      { inputs: 1024, outputs: 0, tile: vectorTile([8, 4], [128, 1], 1, 2) },
+      { inputs: 0, outputs: 4096, tile: vectorTile([8, 4], [32, 2], 1) },
+      { inputs: 0, outputs: 0, tile: vectorTile([8, 2], [64, 1], 1) },
+    ],
+  },
+  {
+    fromRows: 9,
+    tiles: [
+      { inputs: 0, outputs: 2560, tile: widestTile },
+      { inputs: 1024, outputs: 0, tile: vectorTile([8, 4], [64, 2], 1, 2) },
+      { inputs: 0, outputs: 0, tile: vectorTile([8, 2], [32, 2], 1) },
+    ],
+  },
+  { fromRows: 33, tiles: [{ inputs: 0, outputs: 0, tile: widestTile }] },
+];
+
+/** A tile, and with how many workgroups at least it is taken. */
 interface FromWorkgroups<T> {
   readonly workgroups: number;
   readonly tile: T;
 }
-
-/**
- * The defaults, and the only place that says them, from a sweep of all tiles on an H100 (`npm run bench -- linear --filter sweep`).
- * Few rows: an entry for each number of rows that a workgroup takes; of its tiles the first that gives enough workgroups, else the last. More
- * rows than the last entry has take its tile several times.
- */
-const fewRows: readonly (readonly FromWorkgroups<VectorTile>[])[] = [
-  [
-    { workgroups: 1024, tile: vectorTile(1, 4, 32, 2, 1) },
-    { workgroups: 256, tile: vectorTile(1, 2, 32, 2, 4) },
-    { workgroups: 0, tile: vectorTile(1, 1, 32, 2, 4) },
-  ],
-  [{ workgroups: 0, tile: vectorTile(2, 4, 32, 2, 1) }],
-  [
-    { workgroups: 64, tile: vectorTile(4, 4, 32, 4, 1) },
-    { workgroups: 0, tile: vectorTile(4, 2, 32, 2, 2) },
-  ],
-  [
-    { workgroups: 256, tile: vectorTile(8, 4, 32, 2, 1) },
-    { workgroups: 64, tile: vectorTile(8, 4, 16, 4, 1) },
-    { workgroups: 0, tile: vectorTile(8, 2, 32, 2, 1) },
-  ],
-];
 
 /** Many rows: from how many rows at least; the larger a tile, the less is read again, as long as there are workgroups for all cores. */
 const manyRows: readonly (FromWorkgroups<MatmulTile> & { readonly fromRows: number })[] = [
@@ -205,9 +261,16 @@ export function subgroupTileSize(tile: Omit<SubgroupTile, 'depth' | 'stages'>): 
   return { rowTile: 16 * tile.rowGroups * tile.rowBlocks, columnTile: 16 * tile.columnGroups * tile.columnBlocks };
 }
 
+/** Invocations that add up the lanes' parts of a sum. */
+export function vectorHelpers({ lanes }: Pick<VectorTile, 'lanes'>): number {
+  return Math.min(8, Math.max(2, lanes / 8));
+}
+
 /** Bytes of workgroup memory. */
-export function vectorMemory({ rowTile, columnsPerThread, lanes, teams }: VectorTile): number {
-  const words = [rowTile * columnsPerThread * teams * (lanes + 1), rowTile * (lanes + 1)];
+export function vectorMemory({ rowTile, columnsPerThread, lanes, teams, partRows }: VectorTile): number {
+  const helpers = vectorHelpers({ lanes });
+  const sumsOfRow = columnsPerThread * teams + 1;
+  const words = [partRows * sumsOfRow * (lanes + helpers), rowTile * sumsOfRow * helpers];
   return words.reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
 }
 
@@ -238,20 +301,22 @@ export function productMemory(product: Product): number {
 }
 
 /**
- * The kernels for a matrix of `outputs` rows, by how many input rows there are: each serves from its `from` rows to the next one's.
+ * The kernels for a matrix of `outputs` rows of `inputs` weights, by how many input rows there are: each serves from its `from` rows to the next one's.
  * @param maxRows most input rows
  * @param memory bytes of workgroup memory that the device grants, at least WebGPU's default of 16,384
  * @param subgroupMatrices whether to multiply matrices by subgroups, where there are rows for it
  */
-export function productsFor(outputs: number, maxRows: number, memory: number, subgroupMatrices = false): readonly ProductFrom[] {
-  let from = 1;
-  const products: ProductFrom[] = fewRows.map((choices) => {
-    const isEnough = ({ workgroups, tile }: FromWorkgroups<VectorTile>) => outputs / (tile.columnsPerThread * tile.teams) >= workgroups;
-    const { tile } = choices.find(isEnough) ?? choices[choices.length - 1];
-    const product: ProductFrom = { from, kernel: 'matvec', tile };
-    from = tile.rowTile + 1;
-    return product;
-  });
+export function productsFor(
+  { inputs, outputs }: MatrixSize,
+  maxRows: number,
+  memory: number,
+  subgroupMatrices = false,
+): readonly ProductFrom[] {
+  const products: ProductFrom[] = [];
+  for (const { fromRows, tiles } of fewRows) {
+    const { tile } = tiles.find((one) => inputs >= one.inputs && outputs >= one.outputs) ?? tiles[tiles.length - 1];
+    if (products.at(-1)?.tile !== tile) products.push({ from: fromRows, kernel: 'matvec', tile });
+  }
   /** From so many rows on, which give enough workgroups, instead of what was there for as many. */
   const add = (
     { fromRows, untilRows = Number.POSITIVE_INFINITY, workgroups }: { fromRows: number; untilRows?: number; workgroups: number },

@@ -108,7 +108,7 @@ const named = (sizes: object) => Object.values(sizes).join(' ');
 /** What models use; the other tiles are there to be measured. */
 const used = new Set(
   [64, 2048, 16384, 2 ** 20]
-    .flatMap((outputs) => [16384, 32768, 49152].flatMap((memory) => productsFor(outputs, 2 ** 20, memory, true)))
+    .flatMap((outputs) => [16384, 32768, 49152].flatMap((memory) => productsFor({ inputs: 2048, outputs }, 2 ** 20, memory, true)))
     .map((product) => named(product.tile)),
 );
 

@@ -64,7 +64,7 @@ async function compare(t: SpecContext, kernel: LinearKernel, options: LinearOpti
 }
 
 const kernels: Readonly<Record<string, LinearKernel>> = {
-  matvec: matvec({ rowTile: 4, columnsPerThread: 2, lanes: 16, teams: 3, steps: 2 }),
+  matvec: matvec({ rowTile: 4, columnsPerThread: 2, lanes: 16, teams: 3, steps: 2, partRows: 2 }),
   matmul: matmul({ rowTile: 32, columnTile: 32, rowsPerThread: 4, columnsPerThread: 4, depth: 16, stages: 1 }),
   direct: 'direct',
 };
@@ -102,8 +102,9 @@ const optionsOf = (index: number): LinearOptions => {
 const defaultMemory = 16384;
 /** What models use; the other tiles are there to be measured. */
 const used = new Set(
-  [64, 4096, 2 ** 20]
-    .flatMap((outputs) => [defaultMemory, 49152].flatMap((memory) => productsFor(outputs, 2 ** 20, memory)))
+  [320, 2048]
+    .flatMap((inputs) => [64, 3072, 8192, 2 ** 20].map((outputs) => ({ inputs, outputs })))
+    .flatMap((size) => [defaultMemory, 49152].flatMap((memory) => productsFor(size, 2 ** 20, memory)))
     .map(({ tile }) => named(tile)),
 );
 
@@ -127,7 +128,7 @@ for (const [i, tile] of matmulTiles.entries()) {
 spec(
   'matvec, more columns than a dimension of the grid has workgroups for',
   async (t) => {
-    const tile = { rowTile: 1, columnsPerThread: 1, lanes: 8, teams: 4, steps: 1 };
+    const tile = { rowTile: 1, columnsPerThread: 1, lanes: 8, teams: 4, steps: 1, partRows: 1 };
     await compare(t, matvec(tile), { dtype: 'f16', normalized: true }, [{ inputs: 8, outputs: 4 * 65535 + 9, rows: 1 }]);
   },
   { devices: 'default' },

@@ -41,7 +41,7 @@ export const shippedSteps: readonly ShippedStep[] = [
       bytesWritten: 184,
       kernels: {
         embed: { grids: { '1 1 1': 1 }, bound: 2_816_096 },
-        matvec: { grids: { '1 384 1': 12, '1 160 1': 12, '1 1024 1': 1 }, bound: 30_447_424 },
+        matvec: { grids: { '1 384 1': 6, '1 160 1': 12, '1 768 1': 6, '1 1024 1': 1 }, bound: 30_447_424 },
         append: { grids: { '1 1 1': 6 }, bound: 31_740_192 },
         decode: { grids: { '2 1 1': 6 }, bound: 34_413_408 },
         sample: { grids: { '1 1 1': 1 }, bound: 161_984 },
@@ -57,7 +57,7 @@ export const shippedSteps: readonly ShippedStep[] = [
       kernels: {
         'update block table': { grids: { '1 1 1': 1 }, bound: 32_784 },
         embed: { grids: { '1 1 1': 1 }, bound: 2_816_096 },
-        matvec: { grids: { '1 384 1': 12, '1 160 1': 12, '1 1024 1': 1 }, bound: 30_447_424 },
+        matvec: { grids: { '1 384 1': 6, '1 160 1': 12, '1 768 1': 6, '1 1024 1': 1 }, bound: 30_447_424 },
         append: { grids: { '1 1 1': 6 }, bound: 31_740_192 },
         decode: { grids: { '2 8 1': 6 }, bound: 34_413_408 },
         merge: { grids: { '1 8 1': 6 }, bound: 5_204_160 },
@@ -73,7 +73,7 @@ export const shippedSteps: readonly ShippedStep[] = [
       bytesWritten: 884,
       kernels: {
         embed: { grids: { '1 8 1': 1 }, bound: 2_816_096 },
-        matvec: { grids: { '1 192 1': 6, '1 80 1': 12, '1 96 1': 6, '1 512 1': 1 }, bound: 30_447_424 },
+        matvec: { grids: { '1 384 1': 6, '1 160 1': 12, '1 768 1': 6, '1 512 1': 1 }, bound: 30_447_424 },
         append: { grids: { '2 1 1': 6 }, bound: 31_740_192 },
         decode: { grids: { '2 8 1': 6 }, bound: 34_413_408 },
         sample: { grids: { '8 1 1': 1 }, bound: 161_984 },
@@ -89,7 +89,7 @@ export const shippedSteps: readonly ShippedStep[] = [
       bytesWritten: 940,
       kernels: {
         embed: { grids: { '1 8 1': 1 }, bound: 2_816_096 },
-        matvec: { grids: { '1 192 1': 6, '1 80 1': 12, '1 96 1': 6, '1 512 1': 1 }, bound: 30_447_424 },
+        matvec: { grids: { '1 384 1': 6, '1 160 1': 12, '1 768 1': 6, '1 512 1': 1 }, bound: 30_447_424 },
         append: { grids: { '2 1 1': 6 }, bound: 31_740_192 },
         decode: { grids: { '2 8 1': 6 }, bound: 34_413_408 },
         'sample, adjusted': { grids: { '8 1 1': 1 }, bound: 305_560 },
@@ -105,7 +105,7 @@ export const shippedSteps: readonly ShippedStep[] = [
       kernels: {
         'update block table': { grids: { '1 1 1': 1 }, bound: 32_784 },
         embed: { grids: { '1 128 1': 1 }, bound: 2_816_096 },
-        matvec: { grids: { '16 192 1': 6, '16 80 1': 12, '16 96 1': 6, '1 1024 1': 1 }, bound: 30_447_424 },
+        matvec: { grids: { '16 48 1': 6, '16 20 1': 12, '16 96 1': 6, '1 1024 1': 1 }, bound: 30_447_424 },
         append: { grids: { '32 1 1': 6 }, bound: 31_740_192 },
         prefill: { grids: { '32 2 1': 6 }, bound: 34_413_408 },
         sample: { grids: { '1 1 1': 1 }, bound: 161_984 },

@@ -14,7 +14,7 @@ import { complaintsOf, useNullDevice } from './null-device.ts';
 
 const withMatrices = gpuWith({ subgroupMatrices: true });
 const without = gpuWith({});
-const product = (dtype: keyof typeof weightDtypeCodes) => ({ outputSize: 2048, weightDtype: weightDtypeCodes[dtype] });
+const product = (dtype: keyof typeof weightDtypeCodes) => ({ inputSize: 2048, outputSize: 2048, weightDtype: weightDtypeCodes[dtype] });
 
 describe('matrices', () => {
   const serve = (gpu: Gpu, dtype: keyof typeof weightDtypeCodes, subgroupMatrices?: boolean) =>

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { matmulKernel, matmulMatrixKernel, matvecKernel } from '../../src/engine/kernels.ts';
 import {
+  type MatrixSize,
   matmulMemory,
   matmulTiles,
   type ProductFrom,
@@ -16,10 +17,12 @@ import { joinSource } from '../../src/launch/kernel.ts';
 import { workgroupMemory } from './workgroup-memory.ts';
 
 const defaultMemory = 16384;
-const matrices = [1, 32, 320, 768, 1536, 2048, 3072, 4096, 16384, 128256];
+const matrices = [320, 2048].flatMap((inputs) =>
+  [1, 32, 320, 768, 1536, 2048, 3072, 4096, 16384, 128256].map((outputs) => ({ inputs, outputs })),
+);
 const byMatrices = [false, true];
-const all = matrices.flatMap((outputs) =>
-  [defaultMemory, 32768, 49152].flatMap((memory) => byMatrices.flatMap((is) => productsFor(outputs, 2 ** 20, memory, is))),
+const all = matrices.flatMap((size) =>
+  [defaultMemory, 32768, 49152].flatMap((memory) => byMatrices.flatMap((is) => productsFor(size, 2 ** 20, memory, is))),
 );
 
 function invocations({ kernel, tile }: ProductFrom): number {
@@ -52,22 +55,28 @@ describe('the tiles of matrix products', () => {
 
   it('fit into what any device grants', () => {
     for (const product of all) expect(invocations(product)).toBeLessThanOrEqual(256);
-    for (const outputs of matrices) {
-      for (const product of byMatrices.flatMap((is) => productsFor(outputs, 2 ** 20, defaultMemory, is)))
+    for (const size of matrices) {
+      for (const product of byMatrices.flatMap((is) => productsFor(size, 2 ** 20, defaultMemory, is)))
         expect(productMemory(product)).toBeLessThanOrEqual(defaultMemory);
     }
   });
 });
 
 describe('the choice of a kernel', () => {
-  const sizeOf = ({ kernel, tile }: ProductFrom) => (kernel === 'matmul by matrices' ? subgroupTileSize(tile).rowTile : tile.rowTile);
-  const froms = (outputs: number, maxRows: number, memory = 49152, subgroupMatrices = false) =>
-    productsFor(outputs, maxRows, memory, subgroupMatrices).map((product) => `${product.from}: ${product.kernel} ${sizeOf(product)}`);
+  /** Rows, and of the kernel for few rows the invocations that share a row of weights. */
+  const sizeOf = ({ kernel, tile }: ProductFrom) => {
+    if (kernel === 'matvec') return `${tile.rowTile}/${tile.lanes}`;
+    return kernel === 'matmul' ? tile.rowTile : subgroupTileSize(tile).rowTile;
+  };
+  const wide = { inputs: 2048, outputs: 16384 };
+  const narrow = { inputs: 2048, outputs: 2048 };
+  const froms = (size: MatrixSize, maxRows: number, memory = 49152, subgroupMatrices = false) =>
+    productsFor(size, maxRows, memory, subgroupMatrices).map((product) => `${product.from}: ${product.kernel} ${sizeOf(product)}`);
 
   it('goes by the rows, and has every row once', () => {
-    for (const outputs of matrices) {
+    for (const size of matrices) {
       for (const is of byMatrices) {
-        const starts = productsFor(outputs, 2 ** 20, 49152, is).map(({ from }) => from);
+        const starts = productsFor(size, 2 ** 20, 49152, is).map(({ from }) => from);
         expect(starts[0]).toBe(1);
         expect([...new Set(starts)].sort((a, b) => a - b)).toEqual(starts);
       }
@@ -75,38 +84,40 @@ describe('the choice of a kernel', () => {
   });
 
   it('takes tiles where there are enough of them', () => {
-    expect(froms(2048, 4096)).toEqual([
-      ...['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8'],
+    expect(froms(narrow, 4096)).toEqual([
+      ...['1: matvec 1/128', '2: matvec 2/128', '3: matvec 4/128', '5: matvec 8/128', '9: matvec 8/64', '33: matvec 8/32'],
       ...['385: matmul 64', '897: matmul 64', '1921: matmul 128'],
     ]);
-    expect(froms(128256, 4096)).toEqual([
-      ...['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8'],
+    expect(froms({ inputs: 2048, outputs: 128256 }, 4096)).toEqual([
+      ...['1: matvec 1/128', '2: matvec 2/128', '3: matvec 4/64', '5: matvec 8/32'],
       ...['49: matmul 64', '65: matmul 64', '129: matmul 128'],
     ]);
   });
 
   it('leaves out what no step has the rows for', () => {
-    expect(froms(320, 1)).toEqual(['1: matvec 1']);
-    expect(froms(768, 128)).toEqual(['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8']);
+    expect(froms({ inputs: 320, outputs: 320 }, 1)).toEqual(['1: matvec 1/64']);
+    expect(froms({ inputs: 320, outputs: 768 }, 32)).toEqual([
+      ...['1: matvec 1/64', '2: matvec 2/64', '3: matvec 4/64', '5: matvec 8/64', '9: matvec 8/32'],
+    ]);
   });
 
   it('takes matrices from 16 rows on where there are columns enough, later where not, and no other kernel then', () => {
-    for (const outputs of matrices) {
+    for (const size of matrices) {
       for (const memory of [defaultMemory, 49152]) {
-        const products = productsFor(outputs, 2 ** 20, memory, true);
+        const products = productsFor(size, 2 ** 20, memory, true);
         const first = products.find(({ kernel }) => kernel === 'matmul by matrices')!;
-        expect(first.from, `${outputs} columns, ${memory} bytes`).toBeGreaterThanOrEqual(16);
-        expect(first.from, `${outputs} columns, ${memory} bytes`).toBeLessThanOrEqual(memory === defaultMemory ? 49 : 33);
+        expect(first.from, `${size.outputs} columns, ${memory} bytes`).toBeGreaterThanOrEqual(16);
+        expect(first.from, `${size.outputs} columns, ${memory} bytes`).toBeLessThanOrEqual(memory === defaultMemory ? 49 : 33);
         expect(products.filter(({ from }) => from >= first.from).every(({ kernel }) => kernel === 'matmul by matrices')).toBe(true);
-        expect(products.filter(({ from }) => from < first.from)).toEqual(productsFor(outputs, first.from - 1, memory));
+        expect(products.filter(({ from }) => from < first.from)).toEqual(productsFor(size, first.from - 1, memory));
       }
     }
-    expect(froms(2048, 4096, 49152, true)).toEqual([
-      ...['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8'],
+    expect(froms(narrow, 4096, 49152, true)).toEqual([
+      ...['1: matvec 1/128', '2: matvec 2/128', '3: matvec 4/128', '5: matvec 8/128', '9: matvec 8/64'],
       ...[25, 97, 129, 449, 641, 3969].map((from, i) => `${from}: matmul by matrices ${[32, 32, 64, 64, 128, 128][i]}`),
     ]);
-    expect(froms(16384, 4096, 49152, true)).toEqual([
-      ...['1: matvec 1', '2: matvec 2', '3: matvec 4', '5: matvec 8'],
+    expect(froms(wide, 4096, 49152, true)).toEqual([
+      ...['1: matvec 1/128', '2: matvec 2/128', '3: matvec 4/64', '5: matvec 8/64', '9: matvec 8/32'],
       ...[16, 17, 33, 65, 385].map((from, i) => `${from}: matmul by matrices ${[16, 32, 64, 128, 128][i]}`),
     ]);
   });
