@@ -13,6 +13,9 @@ export { type AttentionState, type MergeStatesOptions, prepareMergeStates, type 
 export type { AttentionModifications } from './attention/modifications.ts';
 export type { BatchEntry, LayerAttention, LayerOptions, LayerScalars, PagedAttentionOptions } from './attention/options.ts';
 export type { Cascade, Split } from './attention/plan.ts';
+export type { DecodeTile } from './attention/tiles/decode.ts';
+export type { MatrixDecodeTile, MatrixPrefillTile } from './attention/tiles/matrix.ts';
+export type { PrefillTile } from './attention/tiles/prefill.ts';
 export {
   type AttentionShape,
   indexedDbTunings,
@@ -25,7 +28,6 @@ export {
   tuningKey,
 } from './attention/tuned.ts';
 export { type TunedPart, type TuneOptions, type TuneProgress, type TuneResult, tune, tuneOnce } from './attention/tuner.ts';
-export type { DecodeTile, MatrixDecodeTile, MatrixPrefillTile, PrefillTile } from './attention/tuning.ts';
 export type { Workload } from './attention/workload.ts';
 export * from './errors.ts';
 export { type AdapterDescription, type Gpu, gpuFromDevice, type OpenGpuOptions, openGpu } from './gpu.ts';

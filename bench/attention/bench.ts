@@ -1,14 +1,8 @@
 import type { Gpu, KvDtype } from 'pagewise';
 import { hasTokenScales, kvFormats, rowBytes } from '../../src/attention/layout.ts';
+import { type DecodeTile, decodeMemory } from '../../src/attention/tiles/decode.ts';
+import { isMatrixTile, type MatrixDecodeTile, type MatrixPrefillTile, matrixPrefillMemory } from '../../src/attention/tiles/matrix.ts';
 import { chooseKernels, tileSpace } from '../../src/attention/tuned.ts';
-import {
-  type DecodeTile,
-  decodeMemory,
-  isMatrixTile,
-  type MatrixDecodeTile,
-  type MatrixPrefillTile,
-  matrixPrefillMemory,
-} from '../../src/attention/tuning.ts';
 import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
 import { passTimer, sampleWarm, timerNote } from '../timestamps.ts';
 import { type AppendCase, measureAppend } from './append.ts';

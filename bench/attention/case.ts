@@ -9,8 +9,9 @@ import {
   type Sequence,
 } from 'pagewise';
 import { blockBytes } from '../../src/attention/layout.ts';
+import type { DecodeTile } from '../../src/attention/tiles/decode.ts';
+import type { MatrixDecodeTile, MatrixPrefillTile } from '../../src/attention/tiles/matrix.ts';
 import { chooseKernels } from '../../src/attention/tuned.ts';
-import type { DecodeTile, MatrixDecodeTile, MatrixPrefillTile } from '../../src/attention/tuning.ts';
 import type { PassTimer } from '../timestamps.ts';
 import { fillNormals, HashedPool, hashedNormal } from './hash.ts';
 

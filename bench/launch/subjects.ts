@@ -1,8 +1,9 @@
 import { type ArgumentsOf, defineKernel, type Gpu, type Kernel, perCall, readBuffer, writeBuffer } from 'pagewise';
+import { adapterDefaults } from '../../src/attention/adapters.ts';
 import { decodeKernel } from '../../src/attention/kernels.ts';
 import { kvFormats } from '../../src/attention/layout.ts';
 import { PlanWriter, packBatch } from '../../src/attention/plan.ts';
-import { chooseDecodeTile, type DecodeTile, workgroupInvocations } from '../../src/attention/tuning.ts';
+import { chooseDecodeTile, type DecodeTile } from '../../src/attention/tiles/decode.ts';
 import type { ArgumentDeclarations } from '../../src/launch/kernel.ts';
 
 /** A kernel to launch, with all that a program of some layers would have around it. */
@@ -64,7 +65,7 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKe
   device.queue.writeBuffer(plan, 0, words, 0, words.length);
   const [blockTable, rotary, partials] = [buffer(256), buffer(256), buffer(256)];
   const layout = { blockSize: 8, numKvHeads: 1, headDim: 8, dtype: 'f32' } as const;
-  const plain = { memory: 16384, maxInvocations: workgroupInvocations(adapter), subgroupSize: 0, shaderF16: false };
+  const plain = { memory: 16384, maxInvocations: adapterDefaults(adapter).maxInvocations, subgroupSize: 0, shaderF16: false };
   const { subgroups: _, halves: __, ...tile } = chooseDecodeTile(layout, 1, plain) as DecodeTile;
   const layers = Array.from({ length: numLayers }, () => ({
     ...{

@@ -23,3 +23,8 @@ export function adapterDefaults({ vendor, architecture, device, description, sof
   const text = [vendor, architecture, device, description, software ? 'software' : ''].join(' ');
   return shipped.find(({ adapter }) => adapter.test(text)) ?? shipped[shipped.length - 1];
 }
+
+/** Invocations of a workgroup that merges partial states. */
+export function mergeInvocations(maxInvocations: number): number {
+  return maxInvocations < 128 ? 64 : 256;
+}

@@ -2,8 +2,10 @@ import { KernelCompileError } from '../errors.ts';
 import type { LaunchCache } from '../launch/cache.ts';
 import type { ArgumentDeclarations, ArgumentsOf, Kernel } from '../launch/kernel.ts';
 import type { PoolKernels } from './kernels.ts';
+import type { DecodeTile } from './tiles/decode.ts';
+import { isMatrixTile, type MatrixDecodeTile, type MatrixPrefillTile } from './tiles/matrix.ts';
+import type { PrefillTile } from './tiles/prefill.ts';
 import type { KernelChoice } from './tuned.ts';
-import { type DecodeTile, isMatrixTile, type MatrixDecodeTile, type MatrixPrefillTile, type PrefillTile } from './tuning.ts';
 
 type PrefillArguments = PoolKernels['prefill']['arguments'];
 type TileNames = 'headTile' | 'rowTile' | 'keyTile' | 'rowsPerThread' | 'keysPerThread';

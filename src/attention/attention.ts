@@ -2,6 +2,7 @@ import { CapacityExceededError, InvalidArgumentError, LimitExceededError } from 
 import type { LaunchCache } from '../launch/cache.ts';
 import type { ArgumentsOf } from '../launch/kernel.ts';
 import type { LaunchSite } from '../launch/site.ts';
+import { adapterDefaults, mergeInvocations } from './adapters.ts';
 import { decodeBy, prefillBy } from './attend.ts';
 import { findCascades } from './cascade.ts';
 import { checkCascades, checkEntry, checkScalars } from './checks.ts';
@@ -29,7 +30,6 @@ import {
   packBatch,
 } from './plan.ts';
 import { chooseKernels, type KernelChoice, nearestSplit, type TunedSplit, workgroupsPerItem } from './tuned.ts';
-import { mergeInvocations, workgroupInvocations } from './tuning.ts';
 
 /** Longest draft whose rows are split. A row's sum depends on where it is cut, and that on the batch. */
 const maxSplitQuery = ({ deterministic = false }: PagedAttentionOptions): number => (deterministic ? 0 : 16);
@@ -102,7 +102,7 @@ export class PagedAttention {
     this.#parts = kernels.parts ?? {};
     this.#only = kernels.only;
     this.#workgroupsPerItem = workgroupsPerItem(shape, kernels.decode);
-    this.#mergeInvocations = mergeInvocations(options.maxInvocations ?? workgroupInvocations(cache.gpu.adapter));
+    this.#mergeInvocations = mergeInvocations(options.maxInvocations ?? adapterDefaults(cache.gpu.adapter).maxInvocations);
 
     const granted = Math.min(cache.gpu.limits.maxStorageBufferBindingSize, cache.gpu.limits.maxBufferSize);
     const limitsOf = (splits: readonly TunedSplit[]) => ({

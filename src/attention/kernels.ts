@@ -32,15 +32,9 @@ import { kvFormats } from './layout.ts';
 import { noModifications, type PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
 import { argumentStruct, columnFunctions, constants, float, formatOf, poolPrelude, unitFunctions } from './prelude.ts';
-import {
-  decodeMemory,
-  matrixDecodeMemory,
-  matrixPrefillMemory,
-  prefillGroupsAtOnce,
-  prefillMemory,
-  prefillOutputRowGroups,
-  unrollsPrefillUnits,
-} from './tuning.ts';
+import { decodeMemory } from './tiles/decode.ts';
+import { matrixDecodeMemory, matrixPrefillMemory } from './tiles/matrix.ts';
+import { prefillGroupsAtOnce, prefillMemory, prefillOutputRowGroups, unrollsPrefillUnits } from './tiles/prefill.ts';
 
 /** The part of a decode kernel that multiplies 8-bit codes in f16: the functions of shaders/attention/multiply-f16.wgsl. */
 export interface HalfProducts extends Pick<MatrixFunctions, 'wgsl' | 'enables'> {

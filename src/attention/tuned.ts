@@ -12,17 +12,15 @@ import { adapterDefaults } from './adapters.ts';
 import { attentionKernels, deviceHalves, halvesAlone, type KernelParts } from './kernels.ts';
 import { hasTokenScales, type KvDtype, type KvLayout, kvFormats } from './layout.ts';
 import { planPrelude, type Split } from './plan.ts';
+import { type DecodeTile, decodeTileSpace } from './tiles/decode.ts';
 import {
-  type DecodeTile,
-  decodeTileSpace,
   isMatrixTile,
   type MatrixDecodeTile,
   type MatrixPrefillTile,
   matrixDecodeTileSpace,
-  matrixTileSpace,
-  type PrefillTile,
-  prefillTileSpace,
-} from './tuning.ts';
+  matrixPrefillTileSpace,
+} from './tiles/matrix.ts';
+import { type PrefillTile, prefillTileSpace } from './tiles/prefill.ts';
 
 /** What attention is compiled for. */
 export interface AttentionShape extends KvLayout {
@@ -187,7 +185,7 @@ export function tileSpace(
       ...decodeTileSpace(shape, groupSize, device, most),
     ],
     prefill: [
-      ...(subgroupMatrices && features.subgroupMatrices ? matrixTileSpace(shape, groupSize, memory, maxInvocations) : []),
+      ...(subgroupMatrices && features.subgroupMatrices ? matrixPrefillTileSpace(shape, groupSize, memory, maxInvocations) : []),
       ...prefillTileSpace(shape, groupSize, memory, maxInvocations, most),
     ],
   };

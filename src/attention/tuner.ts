@@ -7,6 +7,9 @@ import { type PassTimer, passTimer } from '../launch/pass-timer.ts';
 import { checkLayout, checkPositive, type KvDtype } from './layout.ts';
 import { chooseSegmentKeys, type Split } from './plan.ts';
 import { type Found, findFastest, type LeftOut, type SearchHost, type Subject } from './search.ts';
+import type { DecodeTile } from './tiles/decode.ts';
+import type { MatrixDecodeTile, MatrixPrefillTile } from './tiles/matrix.ts';
+import type { PrefillTile } from './tiles/prefill.ts';
 import {
   type AttentionShape,
   chooseKernels,
@@ -23,7 +26,6 @@ import {
   tuningOrigin,
   workgroupsPerItem,
 } from './tuned.ts';
-import type { DecodeTile, MatrixDecodeTile, MatrixPrefillTile, PrefillTile } from './tuning.ts';
 import { OpenWorkload, type ReadyWorkload, type Workload } from './workload.ts';
 
 export interface TuneOptions {

@@ -2,8 +2,9 @@
  * The prefill kernel by matrices: every value in float64 beside it, in a poisoned pool. On a device without subgroup matrices plain code takes
  * their place (matrix-emulation.wgsl), so that all but the products themselves is tested anywhere.
  */
+
+import type { MatrixPrefillTile } from '../../src/attention/tiles/matrix.ts';
 import type { KernelChoice } from '../../src/attention/tuned.ts';
-import type { MatrixPrefillTile } from '../../src/attention/tuning.ts';
 import type { MatrixFunctions } from '../../src/matrices.ts';
 import { type SpecContext, spec } from '../harness/harness.ts';
 import emulation from './attention-matrix-emulation.wgsl' with { type: 'text' };

@@ -1,7 +1,8 @@
 /** The acceptance grid of attention: what a case can be asked for, what goes together, and sets of cases. Pure. */
 
 import { loadWords, rowBytes } from '../../src/attention/layout.ts';
-import { chooseDecodeTile, choosePrefillTile } from '../../src/attention/tuning.ts';
+import { chooseDecodeTile } from '../../src/attention/tiles/decode.ts';
+import { choosePrefillTile } from '../../src/attention/tiles/prefill.ts';
 import type { KvDtype, KvScales } from '../../src/index.ts';
 import type { Variant } from '../harness/events.ts';
 import { type Random, random } from '../harness/random.ts';

@@ -1,6 +1,6 @@
 /** Runs attention over a poisoned, permuted paged cache, and the reference beside it, for the specs. */
 
-import { workgroupInvocations } from '../../src/attention/tuning.ts';
+import { adapterDefaults } from '../../src/attention/adapters.ts';
 import {
   type Gpu,
   KvCache,
@@ -74,7 +74,7 @@ export function sharedCache(gpu: Gpu, frozen: readonly (string | number)[]): Lau
  */
 export function invocationsFor({ gpu, variant }: Pick<SpecContext, 'gpu' | 'variant'>): number {
   if (variant !== 'granted') return 8;
-  return workgroupInvocations(gpu.adapter) === 8 ? 64 : 256;
+  return adapterDefaults(gpu.adapter).maxInvocations === 8 ? 64 : 256;
 }
 
 /** One layer over a cache whose every slot holds NaN bits until something is appended. */

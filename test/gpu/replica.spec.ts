@@ -1,5 +1,5 @@
 /** The parameters of vLLM's test of its unified attention kernel, all combinations; `npm run test:grid` runs them. */
-import { workgroupInvocations } from '../../src/attention/tuning.ts';
+import { adapterDefaults } from '../../src/attention/adapters.ts';
 import { spec } from '../harness/harness.ts';
 import { describe, type GridCase } from './grid.ts';
 import { GridTotals, runCases } from './grid-run.ts';
@@ -37,7 +37,7 @@ for (const heads of ['4/4', '8/2', '5/1'] as const)
                 spec(
                   `${describe(of)}, blocks ${numBlocks}`,
                   async (t) => {
-                    const maxInvocations = workgroupInvocations(t.gpu.adapter) === 8 ? 8 : 128;
+                    const maxInvocations = adapterDefaults(t.gpu.adapter).maxInvocations === 8 ? 8 : 128;
                     const whole: GridCase = { ...base, ...of, maxInvocations };
                     await runCases(t, t.gpu, [[number, whole]], totals, { numBlocks });
                   },

@@ -1,8 +1,10 @@
 /** Tuning on the device: what wins is right, what is kept is restored without a dispatch, and nothing stays behind. */
 
+import type { DecodeTile } from '../../src/attention/tiles/decode.ts';
+import { isMatrixTile } from '../../src/attention/tiles/matrix.ts';
+import type { PrefillTile } from '../../src/attention/tiles/prefill.ts';
 import { tileSpace, tuningOrigin } from '../../src/attention/tuned.ts';
 import { tuneAmong } from '../../src/attention/tuner.ts';
-import { type DecodeTile, isMatrixTile, type PrefillTile } from '../../src/attention/tuning.ts';
 import { type AttentionShape, type Gpu, type TuneProgress, type Tuning, textTunings, tune, tuneOnce } from '../../src/index.ts';
 import { expect, expectClose, expectEqual, expectThrows, random, spec } from '../harness/harness.ts';
 import { countObjects } from './observe.ts';

@@ -1,7 +1,7 @@
 /** Products by subgroup matrices without a GPU that has them: when they are chosen, that the WGSL compiles, and what happens where it does not. */
 import { describe, expect, it } from 'vitest';
+import { isMatrixTile } from '../../src/attention/tiles/matrix.ts';
 import { chooseKernels } from '../../src/attention/tuned.ts';
-import { isMatrixTile } from '../../src/attention/tuning.ts';
 import { matmulMatrixKernel, weightDtypeCodes } from '../../src/engine/kernels.ts';
 import { chooseProducts, type LinearArguments, prepareLinear } from '../../src/engine/linear.ts';
 import { subgroupMemory, subgroupTiles } from '../../src/engine/tiles.ts';

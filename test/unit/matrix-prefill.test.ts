@@ -3,14 +3,9 @@ import { describe, expect, it } from 'vitest';
 import { type AttendArguments, prefillBy } from '../../src/attention/attend.ts';
 import { matrixPrefillKernel, type PoolKernels, poolKernelsFor } from '../../src/attention/kernels.ts';
 import { type KvDtype, kvDtypes, kvFormats } from '../../src/attention/layout.ts';
+import { isMatrixTile, type MatrixPrefillTile, matrixPrefillMemory, matrixPrefillTileSpace } from '../../src/attention/tiles/matrix.ts';
+import { choosePrefillTile } from '../../src/attention/tiles/prefill.ts';
 import { chooseKernels, type KernelChoice, tileSpace } from '../../src/attention/tuned.ts';
-import {
-  choosePrefillTile,
-  isMatrixTile,
-  type MatrixPrefillTile,
-  matrixPrefillMemory,
-  matrixTileSpace,
-} from '../../src/attention/tuning.ts';
 import { KernelCompileError } from '../../src/errors.ts';
 import { gpuFromDevice } from '../../src/gpu.ts';
 import type { LaunchCache } from '../../src/launch/cache.ts';
@@ -38,7 +33,7 @@ describe('the tiles by matrices', () => {
     for (const headDim of [16, 32, 64, 80, 96, 112, 128]) {
       for (const groupSize of [1, 4, 5, 7, 64]) {
         for (const memory of [16384, 32768, 49152]) {
-          const space = matrixTileSpace(layoutOf(headDim), groupSize, memory, 256);
+          const space = matrixPrefillTileSpace(layoutOf(headDim), groupSize, memory, 256);
           expect(space.length, `headDim ${headDim}, ${memory} bytes`).toBeGreaterThan(0);
           for (const tile of space) {
             const label = JSON.stringify({ headDim, ...tile });
@@ -53,11 +48,11 @@ describe('the tiles by matrices', () => {
   });
 
   it('are none where precision would be lost, rows do not fit registers, or workgroups are small', () => {
-    expect(matrixTileSpace(layoutOf(64, 'f32'), 4, 49152, 256)).toEqual([]);
-    expect(matrixTileSpace(layoutOf(72), 4, 49152, 256)).toEqual([]);
-    expect(matrixTileSpace(layoutOf(256), 4, 49152, 256)).toEqual([]);
-    expect(matrixTileSpace(layoutOf(64), 4, 49152, 64)).toEqual([]);
-    expect(matrixTileSpace(layoutOf(64), 4, 4096, 256)).toEqual([]);
+    expect(matrixPrefillTileSpace(layoutOf(64, 'f32'), 4, 49152, 256)).toEqual([]);
+    expect(matrixPrefillTileSpace(layoutOf(72), 4, 49152, 256)).toEqual([]);
+    expect(matrixPrefillTileSpace(layoutOf(256), 4, 49152, 256)).toEqual([]);
+    expect(matrixPrefillTileSpace(layoutOf(64), 4, 49152, 64)).toEqual([]);
+    expect(matrixPrefillTileSpace(layoutOf(64), 4, 4096, 256)).toEqual([]);
   });
 
   it('come first where the device has subgroup matrices, and only there', () => {
@@ -107,14 +102,14 @@ describe('the WGSL', () => {
       [128, 4],
       [80, 5],
     ] as const) {
-      for (const tile of matrixTileSpace(layoutOf(headDim, dtype), groupSize, 49152, 256))
+      for (const tile of matrixPrefillTileSpace(layoutOf(headDim, dtype), groupSize, 49152, 256))
         expect(await complaints(textOf(tile, headDim, dtype, groupSize)), JSON.stringify(tile)).toEqual([]);
     }
     expect(await complaints('fn main() { let a: u32 = 1.5; }')).not.toEqual([]);
   });
 
   it('makes a pipeline where workgroup memory is the smallest', async () => {
-    const [tile] = matrixTileSpace(layoutOf(64), 4, 16384, 256);
+    const [tile] = matrixPrefillTileSpace(layoutOf(64), 4, 16384, 256);
     const module = device().createShaderModule({ code: textOf(tile!, 64, 'f16', 4) });
     const compute = { module, entryPoint: 'main', constants: { blockSize: 16, numKvHeads: 2 } };
     await expect(device().createComputePipelineAsync({ layout: 'auto', compute })).resolves.toBeDefined();
@@ -123,7 +118,7 @@ describe('the WGSL', () => {
 
 describe('a kernel by matrices that does not compile', () => {
   const plain = choosePrefillTile(layoutOf(64), 4, 49152, 256)!;
-  const [matrixTile] = matrixTileSpace(layoutOf(64), 4, 49152, 256);
+  const [matrixTile] = matrixPrefillTileSpace(layoutOf(64), 4, 49152, 256);
   const choice = { prefill: matrixTile!, plainPrefill: plain } as KernelChoice;
   const args = { scale: 1 } as unknown as AttendArguments;
   const pass = {} as GPUComputePassEncoder;

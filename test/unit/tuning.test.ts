@@ -7,15 +7,8 @@ import {
   prefillKernel,
 } from '../../src/attention/kernels.ts';
 import { type KvLayout, kvFormats } from '../../src/attention/layout.ts';
-import {
-  chooseDecodeTile,
-  choosePrefillTile,
-  type DecodeDevice,
-  decodeMemory,
-  decodeTileSpace,
-  prefillMemory,
-  prefillTileSpace,
-} from '../../src/attention/tuning.ts';
+import { chooseDecodeTile, type DecodeDevice, decodeMemory, decodeTileSpace } from '../../src/attention/tiles/decode.ts';
+import { choosePrefillTile, prefillMemory, prefillTileSpace } from '../../src/attention/tiles/prefill.ts';
 import { joinSource, type Kernel } from '../../src/launch/kernel.ts';
 import { workgroupMemory } from './workgroup-memory.ts';
 

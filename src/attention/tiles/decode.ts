@@ -1,0 +1,191 @@
+/** Tiles of the decode kernels by multiply-adds, shaders/attention/decode.wgsl and decode-teams.wgsl. Pure. */
+import { hasTokenScales, type KvDtype, type KvLayout, kvFormats, loadWords, rowBytes } from '../layout.ts';
+import { anyDeviceInvocations, neighbours } from './space.ts';
+
+export interface DecodeTile {
+  /** Query heads of a group that one workgroup takes. */
+  readonly headTile: number;
+  /** Invocations that read a key's row together: a divisor of the row's loads. */
+  readonly keyThreads: number;
+  /** Keys that an invocation has in flight. */
+  readonly keysPerThread: number;
+  /** Invocations that read a value's row together: a multiple of keyThreads and a divisor of the row's loads. */
+  readonly valueThreads: number;
+  /** Invocations of a workgroup, a multiple of valueThreads. */
+  readonly invocations: number;
+  /** u32 of one load: 4, or 2 where an invocation should have less of a row of 8-bit values. */
+  readonly loadWords: number;
+  /**
+   * Invocations that share a row are neighbours in a subgroup (shaders/attention/decode-teams.wgsl). Then keyThreads and valueThreads are powers
+   * of two, no more than a subgroup has, and keyThreads is a multiple of keysPerThread.
+   */
+  readonly subgroups: boolean;
+  /** Multiplies 8-bit codes in f16 (shaders/attention/multiply-f16.wgsl). */
+  readonly halves: boolean;
+}
+
+/** Bytes of workgroup memory of the decode kernel: queries, parts of scores or the crews' outputs, scores, rows, scales and the crews' states. */
+export function decodeMemory(
+  { headTile, keyThreads, keysPerThread, valueThreads, invocations, subgroups, halves }: Omit<DecodeTile, 'loadWords'>,
+  headDim: number,
+  tokenScales: boolean,
+): number {
+  const keyTile = (invocations / keyThreads) * keysPerThread;
+  const crews = invocations / valueThreads;
+  const queries = halves ? [(headTile * headDim) / 2, headTile, headTile] : [headTile * headDim, headTile];
+  const tileHeads = keyTile * 4 * Math.ceil(headTile / 4);
+  const words = subgroups
+    ? [crews * headDim, crews * headTile, 2 * keyTile * headTile, 2 * crews * headTile]
+    : [
+        Math.max(tileHeads * (keyThreads + 1), crews * headDim),
+        ...[2 * tileHeads, halves ? tileHeads : 2 * tileHeads],
+        4 * keyTile,
+        2 * ((tokenScales ? 4 * keyTile : 0) + 1),
+        headTile,
+        2,
+        2 * headTile,
+      ];
+  return [...queries, ...words].reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
+}
+
+/** Rows of values that a decode workgroup reads at once, at most. */
+const mostCrews = 8;
+
+/** What of a device decides how decode takes keys. */
+export interface DecodeDevice {
+  /** Bytes of a workgroup's memory. */
+  readonly memory: number;
+  /** Most invocations that a workgroup should have. */
+  readonly maxInvocations: number;
+  /** Invocations that a subgroup has at least; 0 where there are no subgroups. */
+  readonly subgroupSize: number;
+  /** 8-bit codes may be multiplied in f16. */
+  readonly shaderF16: boolean;
+}
+
+/**
+ * How the decode kernel takes keys: several keys in flight, and all heads of a group that fit (at most 8); undefined when nothing fits into
+ * the device's workgroup memory.
+ */
+export function chooseDecodeTile(layout: KvLayout, groupSize: number, device: DecodeDevice): DecodeTile | undefined {
+  const { most, mostKeys, ...row } = chooseRowThreads(layout, device);
+  for (let crews = Math.min(mostCrews, Math.floor(most / row.valueThreads)); crews > 0; crews >>= 1) {
+    for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
+      // An invocation looks up one key of a tile at most.
+      for (let keysPerThread = Math.min(mostKeys, row.keyThreads); keysPerThread > 0; keysPerThread >>= 1) {
+        const tile = { headTile, keysPerThread, invocations: crews * row.valueThreads, ...row };
+        if (decodeMemory(tile, layout.headDim, hasTokenScales(layout)) <= device.memory) return tile;
+      }
+    }
+  }
+  return undefined;
+}
+
+interface SubgroupTile extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'invocations' | 'loadWords'> {
+  /** Keys in flight. */
+  readonly keys: number;
+}
+
+/**
+ * By subgroups, the best of the tiles tried on an H100 (`npm run bench -- attention --filter "sweep of single tokens"` tries more): invocations that share
+ * a key and a value, keys in flight, invocations of a workgroup, and u32 of a load. In Dawn, us for 64 x 4096: f16 355 (by 8 invocations 367), int8 231, e4m3
+ * 239 and e5m2 221 (a key by 8 invocations: 241, 239, 231; 2 keys in flight: 246, 243, 231). In 8 bits an invocation has 128 registers, all that it may have if
+ * the workgroups of 64 sequences are to run at once; where a compiler takes more (168, as NVIDIA's does when little is changed), it is 265 to 300 us.
+ */
+const codesTile: SubgroupTile = { keyThreads: 4, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 };
+const subgroupTiles: Readonly<Record<KvDtype, SubgroupTile>> = {
+  f32: { keyThreads: 16, valueThreads: 16, keys: 2, invocations: 128, loadWords: 4 },
+  f16: { keyThreads: 16, valueThreads: 16, keys: 4, invocations: 128, loadWords: 4 },
+  int8: codesTile,
+  fp8_e4m3: codesTile,
+  fp8_e5m2: codesTile,
+};
+/**
+ * Of 8-bit codes that are multiplied in f16. On an H200 in Dawn, us for 64 x 4096 in int8, e4m3 and e5m2: 191, 180, 167 (in f32 219, 231, 201); with a key by 2
+ * invocations 202, 202, 208 (168 registers), by 8 229, 235, 224; one key in flight 234, 245, 205, four 260, 272, 201.
+ */
+const halvesTile: SubgroupTile = { ...codesTile, keys: 2 };
+
+/** Loads of a row that one invocation has, at most. */
+const mostUnits = 4;
+
+/** Which invocations share a row, by which loads, and most of the keys in flight and of the invocations. */
+interface RowThreads extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'loadWords' | 'subgroups' | 'halves'> {
+  readonly mostKeys: number;
+  readonly most: number;
+}
+
+function chooseRowThreads(layout: KvLayout, { maxInvocations, subgroupSize, shaderF16 }: DecodeDevice): RowThreads {
+  // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
+  const isGpu = maxInvocations >= 128;
+  const areCodes = kvFormats[layout.dtype].bytes === 1;
+  // Where there is no hardware for it, f16 is slow.
+  const halves = shaderF16 && isGpu && areCodes;
+  const best = halves ? halvesTile : subgroupTiles[layout.dtype];
+  const words = Math.min(best.loadWords, loadWords(layout));
+  const units = rowBytes(layout) / (4 * words);
+  const widest = Math.min(units & -units, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize);
+  const keyThreads = Math.min(widest, Math.max(best.keyThreads, 2 ** Math.ceil(Math.log2(units / mostUnits))));
+  if (keyThreads >= 4 && units <= mostUnits * keyThreads) {
+    const valueThreads = Math.min(widest, Math.max(best.valueThreads, keyThreads));
+    const most = Math.max(valueThreads, Math.min(maxInvocations, best.invocations));
+    return { keyThreads, valueThreads, loadWords: words, subgroups: true, halves, mostKeys: isGpu ? best.keys : 2, most };
+  }
+  if (isGpu && areCodes) return chooseCodeThreads(layout, halves);
+  const loads = rowBytes(layout) / (4 * loadWords(layout));
+  let threads = Math.floor(Math.min(loads, maxInvocations, Math.max(8, loads / 2)));
+  while (loads % threads !== 0) threads--;
+  // Registers are what a GPU runs out of: large workgroups keep others from their core.
+  const most = Math.max(threads, Math.min(maxInvocations, 64));
+  const sizes = { keyThreads: threads, valueThreads: threads, loadWords: loadWords(layout) };
+  return { ...sizes, subgroups: false, halves: false, mostKeys: isGpu ? 4 : 2, most };
+}
+
+/**
+ * On a GPU without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by two, which leaves few parts of a score. On an H200 in Deno, us for
+ * 64 x 4096 in int8, e4m3 and e5m2: 284, 298, 271 in workgroups of 128 (of 64: 469, 487, 433; a key by 8: 345, 320, 325); in f16 229, 228, 212 in workgroups
+ * of 64 (of 128: 247, 249, 240; a key by 4: 356, 345, 280).
+ */
+function chooseCodeThreads(layout: KvLayout, halves: boolean): RowThreads {
+  const units = rowBytes(layout) / 8;
+  let valueThreads = Math.min(16, units);
+  while (units % valueThreads !== 0) valueThreads--;
+  let keyThreads = Math.min(valueThreads, Math.max(2, Math.ceil(units / 8)));
+  while (valueThreads % keyThreads !== 0) keyThreads++;
+  return { keyThreads, valueThreads, loadWords: 2, subgroups: false, halves, mostKeys: 2, most: halves ? 64 : 128 };
+}
+
+/** The decode tiles to choose among when tuning, as `prefillTileSpace`: `chooseDecodeTile`'s first. */
+export function decodeTileSpace(
+  layout: KvLayout,
+  groupSize: number,
+  device: DecodeDevice,
+  mostInvocations = anyDeviceInvocations,
+): readonly DecodeTile[] {
+  const { memory, subgroupSize } = device;
+  const fits = (tile: DecodeTile) => decodeMemory(tile, layout.headDim, hasTokenScales(layout)) <= memory;
+  const around = ({ headTile, keyThreads, keysPerThread, valueThreads, invocations, loadWords: words, subgroups, halves }: DecodeTile) => {
+    const units = rowBytes(layout) / (4 * words);
+    return neighbours({ headTile, keyThreads, keysPerThread, valueThreads, crews: invocations / valueThreads }).flatMap(
+      ({ crews, ...tile }, i) => {
+        const one = { ...tile, invocations: crews * tile.valueThreads, loadWords: words, subgroups, halves };
+        if (i === 0) return fits(one) ? [one] : [];
+        const isRow = units % tile.valueThreads === 0 && tile.valueThreads % tile.keyThreads === 0;
+        const isWhole = isRow && tile.keysPerThread <= tile.keyThreads && tile.headTile <= Math.min(groupSize, 8);
+        if (!isWhole || one.invocations > mostInvocations || (subgroups && tile.valueThreads > subgroupSize)) return [];
+        return fits(one) ? [one] : [];
+      },
+    );
+  };
+  const first = chooseDecodeTile(layout, groupSize, device);
+  if (!first) return [];
+  // Round the default, and round what is chosen where there are no subgroups; and what is chosen in f32, as not every GPU has f16 fast.
+  const whole = loadWords(layout);
+  const choose = (without: Partial<DecodeDevice>) => chooseDecodeTile(layout, groupSize, { ...device, ...without });
+  const longer = first.subgroups && first.loadWords < whole ? { ...first, loadWords: whole } : undefined;
+  const plain = first.subgroups ? choose({ subgroupSize: 0 }) : undefined;
+  const inF32 = first.halves ? choose({ shaderF16: false }) : undefined;
+  const plainInF32 = first.halves && first.subgroups ? choose({ shaderF16: false, subgroupSize: 0 }) : undefined;
+  const existing = (tiles: readonly (DecodeTile | undefined)[]) => tiles.filter((tile) => tile !== undefined);
+  return [...existing([first, longer, plain]).flatMap(around), ...existing([inF32, plainInF32])];
+}
