@@ -428,9 +428,10 @@ spec(
       expectEqual(found, codes, `values of ${dtype}`);
       const pool = new Uint8Array(await readBuffer(t.gpu, kv.pools[0][0]));
       const [block] = sequences[0].blocks;
-      const row = pool.subarray(block * 2 * 16 * 64 + 16 * 64).subarray(0, 64);
+      // Behind the block's keys, 16 rows of a head side by side.
+      const rows = [0, 1].flatMap((head) => [...pool.subarray((2 * block + 1) * 16 * 64 + head * 16 * 32).subarray(0, 32)]);
       const expected = Array.from({ length: 64 }, (_, code) => code);
-      expectEqual([...row], expected, `codes of ${dtype}`);
+      expectEqual(rows, expected, `codes of ${dtype}`);
     }
   },
   once,
