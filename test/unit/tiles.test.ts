@@ -10,6 +10,7 @@ import {
   subgroupMemory,
   subgroupTileSize,
   subgroupTiles,
+  vectorHelpers,
   vectorMemory,
   vectorTiles,
 } from '../../src/engine/tiles.ts';
@@ -34,7 +35,7 @@ function invocations({ kernel, tile }: ProductFrom): number {
 describe('the tiles of matrix products', () => {
   it.each(vectorTiles.map((tile) => [JSON.stringify(tile), tile] as const))('take the memory that their text says: %s', (_, tile) => {
     expect(vectorMemory(tile)).toBe(workgroupMemory(joinSource({ ...matvecKernel, unroll: undefined } as never, { ...tile })));
-    expect((tile.columnsPerThread * tile.teams) % 2).toBe(0);
+    expect([(tile.columnsPerThread * tile.teams) % 2, tile.rowTile % tile.partRows, tile.lanes % vectorHelpers(tile)]).toEqual([0, 0, 0]);
   });
 
   it.each(matmulTiles.map((tile) => [JSON.stringify(tile), tile] as const))('take the memory that their text says: %s', (_, tile) => {
