@@ -356,9 +356,8 @@ export interface Split {
   /** Where no row is longer, none is split, which saves the launch that merges; default `minSegmentKeys`. */
   readonly unsplitKeys?: number;
   /**
-   * Workgroups that a GPU should have at least; default 0, no number. Where all rows are single tokens, and parts of `minSegmentKeys` would be fewer,
-   * parts are shorter, of 64 keys at least: cores that idle cost more yet. Where the longest row is no more than an even share of as many workgroups,
-   * `unsplitKeys` counts four times: on an H100 32 x 512 take 31.7 us whole and 35.0 in halves, 32 x 1024 55.7 and 56.9.
+   * Where all rows are single tokens, and parts of `minSegmentKeys` would be fewer workgroups, parts are shorter, of 64 keys at least: cores that idle
+   * cost more yet. Default 0.
    */
   readonly leastWorkgroups?: number;
 }
@@ -378,10 +377,8 @@ export function chooseSegmentKeys(batch: readonly PlannedSequence[], workgroupsP
     keys += seqLen;
     longestRow = Math.max(longestRow, seqLen);
   }
+  if (longest <= unsplitKeys) return unsplitKeys;
   const even = (workgroups: number) => Math.ceil((keys * workgroupsPerItem) / workgroups / segmentUnit) * segmentUnit;
-  const areEnough = leastWorkgroups > 0 && longestRow > 0 && longestRow <= even(leastWorkgroups);
-  const unsplit = areEnough ? 4 * unsplitKeys : unsplitKeys;
-  if (longest <= unsplit) return unsplit;
   const mayBeFew = leastWorkgroups > 0 && batch.every(({ queryLen }) => queryLen === 1);
   const least = mayBeFew ? Math.min(minSegmentKeys, even(leastWorkgroups)) : minSegmentKeys;
   const wanted = even(targetWorkgroups);

@@ -223,16 +223,6 @@ describe('chooseSegmentKeys', () => {
     expect(chooseSegmentKeys([...decodeOnly([300]), { tableRow: 1, blocks: [], seqLen: 1000, queryLen: 2 }], 8, split)).toBe(128);
   });
 
-  it('leaves longer rows whole, too, where they are workgroups enough', () => {
-    const split = { targetWorkgroups: 512, minSegmentKeys: 128, unsplitKeys: 256, leastWorkgroups: 256 };
-    const keysOf = (lengths: readonly number[]) => chooseSegmentKeys(decodeOnly(lengths), 8, split);
-    const equal = (count: number, length: number) => Array(count).fill(length);
-    expect([equal(28, 512), equal(32, 512), equal(28, 1024), equal(32, 1024)].map(keysOf)).toEqual([256, 1024, 512, 1024]);
-    expect(Math.ceil(2048 / keysOf(equal(32, 2048)))).toBe(2);
-    expect(keysOf([1024, ...equal(40, 30)])).toBe(128); // one of them alone would be waited for
-    expect(chooseSegmentKeys([{ tableRow: 0, blocks: [], seqLen: 1000, queryLen: 2 }], 8, split)).toBe(128);
-  });
-
   it.each([1, 2, 3])('stays near the number of workgroups wanted, seed %i', (seed) => {
     const numbers = random(seed);
     for (let round = 0; round < 200; round++) {
