@@ -145,17 +145,15 @@ export class HashedPool {
     const { blockSize, numKvHeads, headDim, dtype } = options;
     const [block, inBlock] = [Math.floor(slot / blockSize), slot % blockSize];
     const rowWords = rowBytes(options) / 4;
-    const rows = 2 * blockSize * numKvHeads;
-    const row = (isValue * numKvHeads + head) * blockSize + inBlock;
+    const rows = blockSize * numKvHeads; // of keys, and as many of values
+    const row = head * blockSize + inBlock;
     const blockAt = (block % blocksPerBuffer) * (blockBytes(options) / 4) + seedOf(layer, Math.floor(block / blocksPerBuffer));
-    const at = blockAt + row * rowWords;
+    const at = blockAt + (isValue * rows + row) * rowWords;
     const values = new Float64Array(headDim);
     const bytes = kvFormats[dtype].bytes;
     if (bytes === 4) return values.map((_, d) => hashedNormal(at + d));
     if (bytes === 2) return values.map((_, d) => hashedNormal(2 * at + d));
-    const scale =
-      scaleUnits[dtype] *
-      (hasTokenScales(options) ? 1 + (hash(blockAt + rows * rowWords + 2 * (head * blockSize + inBlock) + isValue) % 4) : 1);
+    const scale = scaleUnits[dtype] * (hasTokenScales(options) ? 1 + (hash(blockAt + 2 * rows * rowWords + 2 * row + isValue) % 4) : 1);
     const mask = dtype === 'int8' ? 0xff : 0xbf;
     return values.map((_, d) => scale * decodeByte(dtype, (hash(at + (d >> 2)) >>> (8 * (d & 3))) & mask));
   }

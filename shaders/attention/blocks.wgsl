@@ -31,10 +31,15 @@ fn blockWords() -> u32 {
   return rowsOfBlock() * (rowWords + scaleWords);
 }
 
-// The address of the row that holds a slot's key; slot = block * blockSize + offset within the block.
+// Which of a block's keys, or values, or pairs of scales; slot = block * blockSize + offset within the block.
+fn rowInBlock(slot: u32, head: u32) -> u32 {
+  return head * blockSize + slot % blockSize;
+}
+
+// The address of the row that holds a slot's key.
 fn keyAddress(slot: u32, head: u32) -> u32 {
   let block = slot / blockSize;
-  let row = head * blockSize + slot % blockSize;
+  let row = rowInBlock(slot, head);
   if (poolBuffers == 1u) {
     return block * (blockWords() / loadWords) + row * rowLoads;
   }
@@ -48,8 +53,7 @@ fn valueOffset() -> u32 {
 
 // Where the scales of a slot's key and value are, one behind the other, in u32 from the start of their buffer.
 fn scaleWord(slot: u32, head: u32) -> u32 {
-  let pair = head * blockSize + slot % blockSize;
-  return slot / blockSize % blocksPerBuffer * blockWords() + rowsOfBlock() * rowWords + 2u * pair;
+  return slot / blockSize % blocksPerBuffer * blockWords() + rowsOfBlock() * rowWords + 2u * rowInBlock(slot, head);
 }
 
 fn bufferOf(slot: u32) -> u32 {

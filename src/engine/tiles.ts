@@ -162,59 +162,61 @@ export const subgroupTiles: readonly SubgroupTile[] = [
 /** Of the kernel for few rows, where there are workgroups enough. */
 const widestTile = vectorTile([8, 4], [32, 4], 1, 2);
 
+/** From how many input rows on; of the tiles the first whose inputs and outputs the matrix has at least, else `otherwise`. */
+interface FewRows {
+  readonly fromRows: number;
+  readonly tiles: readonly (readonly [size: Partial<MatrixSize>, tile: VectorTile])[];
+  readonly otherwise: VectorTile;
+}
+
 /**
  * The defaults, and the only place that says them, from sweeps of all tiles on an H100 and an H200 (`npm run bench -- linear --filter sweep`).
- * Few rows: from how many rows on; of the tiles the first whose `inputs` and `outputs` the matrix has at least. What counts is that every core has
- * loads on their way: a short row of weights keeps few invocations busy, few columns give few workgroups, and several tiles of rows make up for both.
+ * What counts for few rows is that every core has loads on their way: a short row of weights keeps few invocations busy, few columns give few
+ * workgroups, and several tiles of rows make up for both.
  */
-const fewRows: readonly {
-  readonly fromRows: number;
-  readonly tiles: readonly { readonly inputs: number; readonly outputs: number; readonly tile: VectorTile }[];
-}[] = [
+const fewRows: readonly FewRows[] = [
   {
     fromRows: 1,
     tiles: [
-      { inputs: 1024, outputs: 0, tile: vectorTile([1, 4], [128, 1], 1) },
-      { inputs: 0, outputs: 4096, tile: vectorTile([1, 4], [32, 1], 1) },
-      { inputs: 0, outputs: 0, tile: vectorTile([1, 2], [64, 1], 1) },
+      [{ inputs: 1024 }, vectorTile([1, 4], [128, 1], 1)],
+      [{ outputs: 4096 }, vectorTile([1, 4], [32, 1], 1)],
     ],
+    otherwise: vectorTile([1, 2], [64, 1], 1),
   },
   {
     fromRows: 2,
-    tiles: [
-      { inputs: 1024, outputs: 0, tile: vectorTile([2, 4], [128, 1], 1) },
-      { inputs: 0, outputs: 0, tile: vectorTile([2, 2], [64, 1], 1) },
-    ],
+    tiles: [[{ inputs: 1024 }, vectorTile([2, 4], [128, 1], 1)]],
+    otherwise: vectorTile([2, 2], [64, 1], 1),
   },
   {
     fromRows: 3,
     tiles: [
-      { inputs: 1024, outputs: 8192, tile: vectorTile([4, 4], [64, 2], 1, 2) },
-      { inputs: 1024, outputs: 0, tile: vectorTile([4, 4], [128, 1], 1, 2) },
-      { inputs: 0, outputs: 4096, tile: vectorTile([4, 4], [32, 1], 1) },
-      { inputs: 0, outputs: 0, tile: vectorTile([4, 2], [64, 1], 1) },
+      [{ inputs: 1024, outputs: 8192 }, vectorTile([4, 4], [64, 2], 1, 2)],
+      [{ inputs: 1024 }, vectorTile([4, 4], [128, 1], 1, 2)],
+      [{ outputs: 4096 }, vectorTile([4, 4], [32, 1], 1)],
     ],
+    otherwise: vectorTile([4, 2], [64, 1], 1),
   },
   {
     fromRows: 5,
     tiles: [
-      { inputs: 1024, outputs: 65536, tile: widestTile },
-      { inputs: 1024, outputs: 8192, tile: vectorTile([8, 4], [64, 2], 1, 2) },
-      { inputs: 1024, outputs: 2560, tile: vectorTile([8, 4], [64, 1], 1, 2) },
-      { inputs: 1024, outputs: 0, tile: vectorTile([8, 4], [128, 1], 1, 2) },
-      { inputs: 0, outputs: 4096, tile: vectorTile([8, 4], [32, 2], 1) },
-      { inputs: 0, outputs: 0, tile: vectorTile([8, 2], [64, 1], 1) },
+      [{ inputs: 1024, outputs: 65536 }, widestTile],
+      [{ inputs: 1024, outputs: 8192 }, vectorTile([8, 4], [64, 2], 1, 2)],
+      [{ inputs: 1024, outputs: 2560 }, vectorTile([8, 4], [64, 1], 1, 2)],
+      [{ inputs: 1024 }, vectorTile([8, 4], [128, 1], 1, 2)],
+      [{ outputs: 4096 }, vectorTile([8, 4], [32, 2], 1)],
     ],
+    otherwise: vectorTile([8, 2], [64, 1], 1),
   },
   {
     fromRows: 9,
     tiles: [
-      { inputs: 0, outputs: 2560, tile: widestTile },
-      { inputs: 1024, outputs: 0, tile: vectorTile([8, 4], [64, 2], 1, 2) },
-      { inputs: 0, outputs: 0, tile: vectorTile([8, 2], [32, 2], 1) },
+      [{ outputs: 2560 }, widestTile],
+      [{ inputs: 1024 }, vectorTile([8, 4], [64, 2], 1, 2)],
     ],
+    otherwise: vectorTile([8, 2], [32, 2], 1),
   },
-  { fromRows: 33, tiles: [{ inputs: 0, outputs: 0, tile: widestTile }] },
+  { fromRows: 33, tiles: [], otherwise: widestTile },
 ];
 
 /** A tile, and with how many workgroups at least it is taken. */
@@ -313,8 +315,9 @@ export function productsFor(
   subgroupMatrices = false,
 ): readonly ProductFrom[] {
   const products: ProductFrom[] = [];
-  for (const { fromRows, tiles } of fewRows) {
-    const { tile } = tiles.find((one) => inputs >= one.inputs && outputs >= one.outputs) ?? tiles[tiles.length - 1];
+  for (const { fromRows, tiles, otherwise } of fewRows) {
+    const fitting = tiles.find(([least]) => inputs >= (least.inputs ?? 0) && outputs >= (least.outputs ?? 0));
+    const tile = fitting?.[1] ?? otherwise;
     if (products.at(-1)?.tile !== tile) products.push({ from: fromRows, kernel: 'matvec', tile });
   }
   /** From so many rows on, which give enough workgroups, instead of what was there for as many. */

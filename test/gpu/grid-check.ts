@@ -48,9 +48,10 @@ export function readStored(of: GridCase, inputs: CaseInputs, pool: StoredPool): 
   const { numKvHeads } = headsOf(of);
   const { dtype } = storages[of.storage];
   const rowSize = numKvHeads * headDim;
-  const bytes = dtype === 'f32' ? 4 : dtype === 'f16' ? 2 : 1;
+  const Codes = dtype === 'f32' ? Float32Array : dtype === 'f16' ? Uint16Array : Uint8Array;
+  const meanings = dtype === 'f32' ? undefined : tableOf(dtype);
   const tokenScales = of.storage.endsWith('by token');
-  const headWords = (headDim * bytes) / 4;
+  const headWords = (headDim * Codes.BYTES_PER_ELEMENT) / 4;
   const seen = new Set<string>();
   let stored = 0;
   const rows = inputs.sequences.map((sequence, s) => {
@@ -78,15 +79,9 @@ export function readStored(of: GridCase, inputs: CaseInputs, pool: StoredPool): 
         for (let head = 0; head < numKvHeads; head++) {
           const first = ((isValue * numKvHeads + head) * blockSize + slot) * headWords;
           words += wordsIn(block.subarray(first, first + headWords));
-          const at = block.byteOffset + 4 * first;
-          if (dtype === 'f32') {
-            row.set(new Float32Array(block.buffer, at, headDim), head * headDim);
-            continue;
-          }
-          const codes = new (dtype === 'f16' ? Uint16Array : Uint8Array)(block.buffer, at, headDim);
-          const meanings = tableOf(dtype);
+          const codes = new Codes(block.buffer, block.byteOffset + 4 * first, headDim);
           const scale = scales(head);
-          for (let i = 0; i < headDim; i++) row[head * headDim + i] = meanings[codes[i]] * scale;
+          for (let i = 0; i < headDim; i++) row[head * headDim + i] = (meanings ? meanings[codes[i]] : codes[i]) * scale;
         }
         if (!isNew) continue; // a common prefix is checked once
         checkRow(of, inputs, sequence, place, isValue === 1, row, scales);

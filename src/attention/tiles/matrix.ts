@@ -51,7 +51,7 @@ export function matrixPrefillMemory(
  * 66.7 and 5,720, 74.6 and 5,776, 60.1 and 5,463, 70.9 and 6,043, 81.1 and 6,818, 89.1 and 7,863. Two blocks of rows that share their columns with
  * nobody need more registers than there are: 8,348 to 17,480.
  */
-const matrixTiles = [
+const matrixPrefillTiles = [
   [4, 1, 1, 32, true],
   [8, 1, 1, 32, true],
   [8, 1, 1, 32, false],
@@ -77,7 +77,7 @@ export function matrixPrefillTileSpace(
 ): readonly MatrixPrefillTile[] {
   const { headDim, dtype } = layout;
   if (dtype === 'f32' || headDim % 16 !== 0 || headDim > 128) return [];
-  return matrixTiles.flatMap(([subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage]) => {
+  return matrixPrefillTiles.flatMap(([subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage]) => {
     const rowTile = (subgroupCount / columnGroups) * rowBlocks * 16;
     const headTile = Math.min(groupSize, rowTile);
     const tile = { subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage, headTile, tokens: Math.floor(rowTile / headTile) };
