@@ -6,10 +6,10 @@
 @group(0) @binding(1) var<storage, read_write> partials: array<f32>;
 @group(0) @binding(2) var<storage, read_write> output: array<f32>;
 
-const lanes = min(invocations, 64u);
+const lanes = min(invocations, 32u);
 const groups = invocations / lanes;
 const valuesPerLane = (headDim + lanes - 1u) / lanes;
-const ahead = 4u; // states that a lane reads at once
+const ahead = 8u; // states that a lane reads at once
 
 var<workgroup> highest: atomic<u32>;
 var<workgroup> shares: array<f32, invocations>;
