@@ -38,6 +38,8 @@ export interface Gpu {
     readonly subgroupMatrices: boolean;
     /** The same with matrices of 16 x 16 by 16 x 8. */
     readonly narrowMatrices: boolean;
+    /** The same with matrices of 16 x 32 by 32 x 8 of i8 into i32. */
+    readonly byteMatrices: boolean;
   };
   /** Invocations that a subgroup has at least; 0 without the feature. */
   readonly subgroupMinSize: number;
@@ -64,15 +66,18 @@ const usefulLimits = [
 const subgroupMatrix = 'chromium-experimental-subgroup-matrix';
 const usefulFeatures = ['shader-f16', 'subgroups', 'timestamp-query', subgroupMatrix] as const;
 
+/** A product of matrices of M x K by K x N. */
+interface SubgroupMatrixConfig {
+  readonly componentType: string;
+  readonly resultComponentType: string;
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+}
+
 /** What Chromium and Dawn add to an adapter's info. */
 interface SubgroupMatrixInfo {
-  readonly subgroupMatrixConfigs?: Iterable<{
-    readonly componentType: string;
-    readonly resultComponentType: string;
-    readonly M: number;
-    readonly N: number;
-    readonly K: number;
-  }>;
+  readonly subgroupMatrixConfigs?: Iterable<SubgroupMatrixConfig>;
 }
 
 /**
@@ -121,8 +126,9 @@ export function gpuFromDevice(device: GPUDevice, info = device.adapterInfo, api:
       shaderF16: device.features.has('shader-f16'),
       subgroups: device.features.has('subgroups'),
       timestampQuery: device.features.has('timestamp-query'),
-      subgroupMatrices: hasSubgroupMatrices(device, info, 16),
-      narrowMatrices: hasSubgroupMatrices(device, info, 8),
+      subgroupMatrices: hasSubgroupMatrices(device, info, { componentType: 'f16', resultComponentType: 'f32', M: 16, N: 16, K: 16 }),
+      narrowMatrices: hasSubgroupMatrices(device, info, { componentType: 'f16', resultComponentType: 'f32', M: 16, N: 8, K: 16 }),
+      byteMatrices: hasSubgroupMatrices(device, info, { componentType: 'i8', resultComponentType: 'i32', M: 16, N: 8, K: 32 }),
     },
     subgroupMinSize: device.features.has('subgroups') ? (info?.subgroupMinSize ?? 0) : 0,
     lost,
@@ -136,14 +142,15 @@ export function gpuFromDevice(device: GPUDevice, info = device.adapterInfo, api:
   };
 }
 
-/** @param columns of the right matrices and of the results */
-function hasSubgroupMatrices({ features }: GPUDevice, info: (GPUAdapterInfo & SubgroupMatrixInfo) | undefined, columns: number): boolean {
+function hasSubgroupMatrices(
+  { features }: GPUDevice,
+  info: (GPUAdapterInfo & SubgroupMatrixInfo) | undefined,
+  wanted: SubgroupMatrixConfig,
+): boolean {
   if (![subgroupMatrix, 'shader-f16', 'subgroups'].every((name) => features.has(name))) return false;
   if (info?.subgroupMinSize !== 32 || info.subgroupMaxSize !== 32) return false;
-  return [...(info.subgroupMatrixConfigs ?? [])].some(
-    ({ componentType, resultComponentType, M, N, K }) =>
-      componentType === 'f16' && resultComponentType === 'f32' && M === 16 && N === columns && K === 16,
-  );
+  const names = ['componentType', 'resultComponentType', 'M', 'N', 'K'] as const;
+  return [...(info.subgroupMatrixConfigs ?? [])].some((config) => names.every((name) => config[name] === wanted[name]));
 }
 
 async function requestAdapter(api: GPU, options: OpenGpuOptions): Promise<GPUAdapter | null> {

@@ -144,11 +144,11 @@ function appendCases(small: boolean): readonly AppendCase[] {
 
 /**
  * Of a decode tile: invocations that share a key and a value, keys, invocations, u32 of a load, and `b` where it is by barriers; of one by matrices:
- * subgroups, and matrices of keys.
+ * subgroups, and matrices of keys, and whether keys are operands as bytes.
  */
 function describeDecode(tile: DecodeTile | MatrixDecodeTile | 'plain'): string {
   if (tile === 'plain') return tile;
-  if (isMatrixTile(tile)) return `matrices ${tile.subgroupCount}.${tile.keyBlocks}`;
+  if (isMatrixTile(tile)) return `matrices ${tile.subgroupCount}.${tile.keyBlocks}${tile.byteKeys ? ', bytes' : ''}`;
   const { keyThreads, keysPerThread, valueThreads, invocations, loadWords, subgroups } = tile;
   return `${[keyThreads, valueThreads, keysPerThread, invocations, loadWords].join('.')}${subgroups ? '' : 'b'}`;
 }
@@ -276,6 +276,12 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
       ],
     },
     { title: 'KV dtypes', bound: 'read', cases: dtypes.map((dtype) => decode(dtype === 'f32' ? 32 : 64, 4096, dtype)) },
+    {
+      title: 'head dim 64',
+      bound: 'read',
+      shape: { headDim: 64 },
+      cases: dtypes.map((dtype) => decode(dtype === 'f32' ? 32 : 64, 4096, dtype)),
+    },
     { title: 'groups of 8', bound: 'read', shape: groupsOf8, cases: groupCases(gpu, { ...shape, ...groupsOf8 }) },
     {
       title: 'splits',

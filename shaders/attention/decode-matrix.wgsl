@@ -1,5 +1,6 @@
 // Attention of single query tokens by products of matrices (see narrow-matrix.wgsl), f16 operands and f32 sums: a workgroup takes one work item (a
-// token and a range of its keys), one KV head and up to eight of the query heads that share it. By multiply-adds each head costs a row's
+// token and a range of its keys), one KV head and up to eight of the query heads that share it. Keys in int8 may be operands as they are
+// (matrix-keys-f16.wgsl, matrix-keys-i8.wgsl). By multiply-adds each head costs a row's
 // values once more, by matrices all eight cost what one does, so that groups of more than four heads run at the memory's speed, too.
 //
 // Each subgroup has keys of its own, keyBlocks matrices of 16, and a part of workgroup memory, through which rows become matrices: 64 values of
@@ -36,10 +37,15 @@ const loadRounds = blockKeys / rowsAtOnce;
 const rowParts = loadsOfRow / loadColumns;
 const blockLoads = loadRounds * rowParts; // of an invocation, for 16 keys
 const tileHeads = 8u; // columns of a matrix
+const quads = (headTile + 3u) / 4u;
+const keyLanes = 32u / quads; // invocations that have the same heads
+const laneKeys = ownKeys / keyLanes; // of an invocation, in a round
 const headroom = 2.0;
 const slack = 15.0;
 
-// [subgroup][key][unit of the part], f16; before the first round, queries [head][unit]; scores and outputs, f32 [key or value][head].
+alias Loads = array<PoolLoad, keyBlocks * blockLoads>;
+
+// [subgroup][key][unit of the part], f16; before the first round, queries; products, and scores and outputs, f32 [key or value][head].
 var<workgroup> staged: array<array<vec4<u32>, ownStaged>, subgroupCount>;
 var<workgroup> weights: array<array<vec4<u32>, ownKeys>, subgroupCount>; // f16 [subgroup][key][head]
 var<workgroup> changes: array<vec4f, 2u * subgroupCount>; // factors by which outputs are to be rescaled [subgroup][head]
@@ -68,12 +74,6 @@ fn inOrder(values: vec4f) -> vec4f {
   return values.xzyw;
 }
 
-fn packedQuery(token: u32, head: u32, place: u32, position: u32) -> vec4<u32> {
-  let column = 2u * unitAt(place);
-  let low = inOrder(loadQuery(token, head, column, position));
-  return packHalf8(clampHalf8(Eight(low, inOrder(loadQuery(token, head, column + 1u, position)))));
-}
-
 // Four codes as f16.
 fn codeHalves(word: u32) -> vec2<u32> {
   if (kvDtype == kvE5m2) {
@@ -94,8 +94,8 @@ fn halvesOf(load: PoolLoad, u: u32) -> vec4<u32> {
 }
 
 // An invocation's loads of the subgroup's rows, or, `offset` behind keys, of values. row: of the key that it has looked up.
-fn loadOwn(row: u32, offset: u32, lane: u32) -> array<PoolLoad, keyBlocks * blockLoads> {
-  var loads: array<PoolLoad, keyBlocks * blockLoads>;
+fn loadOwn(row: u32, offset: u32, lane: u32) -> Loads {
+  var loads: Loads;
   for (var b = 0u; b < keyBlocks; b++) { // unrolled
     for (var r = 0u; r < loadRounds; r++) { // unrolled
       let address = fromLane(row, b * blockKeys + r * rowsAtOnce + lane / loadColumns) + offset;
@@ -108,7 +108,7 @@ fn loadOwn(row: u32, offset: u32, lane: u32) -> array<PoolLoad, keyBlocks * bloc
 }
 
 // Puts a part of 16 rows where matrices are loaded from.
-fn stage(loads: array<PoolLoad, keyBlocks * blockLoads>, b: u32, part: u32, subgroup: u32, lane: u32) {
+fn stage(loads: Loads, b: u32, part: u32, subgroup: u32, lane: u32) {
   let at = lane / loadColumns * stagedStride + lane % loadColumns;
   for (var u = 0u; u < loadUnits; u++) { // unrolled
     for (var c = 0u; c < rowParts; c++) { // unrolled
@@ -150,26 +150,18 @@ fn attendToken(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
   let firstInWindow = rounds.firstInWindow;
   let plain = rounds.plain;
   let lookedUp = subgroup * ownKeys + lane % ownKeys; // the key of a round that it looks up
-  // Between the products: its key of each matrix, and four heads.
-  let key = lane % blockKeys;
-  let quad = lane / blockKeys;
+  // Between the products: its keys, every keyLanes of a round, and four heads.
+  let key = lane % keyLanes;
+  let quad = lane / keyLanes;
 
-  for (var i = local; i < tileHeads * units; i += invocations) {
-    let head = i / units;
-    var packed = vec4<u32>();
-    if (head < heads) {
-      packed = packedQuery(token, firstHead + head, i % units, position);
-    }
-    staged[0][head * queryStride + i % units] = packed;
-  }
+  stageQueries(token, firstHead, heads, position, local);
   if (local < 2u * subgroupCount) {
     changes[local] = vec4f(1.0);
   }
   workgroupBarrier();
-  var queries: array<Heads, matrices>;
+  let queries = stagedQueries();
   var outputs: array<Sums, matrices>;
   for (var d = 0u; d < matrices; d++) { // unrolled
-    queries[d] = loadQueries(2u * d);
     outputs[d] = noSums();
   }
   var reference: vec4f;
@@ -189,56 +181,56 @@ fn attendToken(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
     let scales = scalesOf(slot, kvHead);
     let following = nextTile(tile + keyTile, keyTile, firstInWindow);
     let nextSlot = findSlot(following + lookedUp, isPlain(following, keyTile, plain), keyEnd, token, tableStart);
-    var products: array<Sums, keyBlocks>;
+    var products: array<Products, keyBlocks>;
     for (var b = 0u; b < keyBlocks; b++) { // unrolled
-      products[b] = noSums();
-      for (var part = 0u; part < parts; part++) { // unrolled
-        stage(keys, b, part, subgroup, lane);
-        workgroupBarrier();
-        for (var d = 0u; d < partMatrices; d++) { // unrolled
-          products[b] = multiplyAdd(loadKeys(subgroup, 2u * d), queries[part * partMatrices + d], products[b]);
-        }
-        workgroupBarrier();
-      }
+      products[b] = keyProducts(keys, b, queries, subgroup, lane);
     }
     for (var b = 0u; b < keyBlocks; b++) { // unrolled
-      storeSums(subgroup, b * blockKeys * sumsStride, products[b]);
+      storeProducts(subgroup, b * blockKeys * sumsStride, products[b]);
     }
     workgroupBarrier();
 
-    var ownScales: array<vec2f, keyBlocks>;
-    var factors: array<f32, keyBlocks>;
-    for (var b = 0u; b < keyBlocks; b++) { // unrolled
-      ownScales[b] = vec2f(1.0);
-      factors[b] = args.scale * logE * codeFactor;
+    var ownScales: array<vec2f, laneKeys>;
+    var factors: array<f32, laneKeys>;
+    for (var n = 0u; n < laneKeys; n++) { // unrolled
+      ownScales[n] = vec2f(1.0);
+      factors[n] = args.scale * logE * codeFactor;
       if (tokenScales) {
-        let bits = bitcast<vec2<u32>>(scales);
-        let ofKey = vec2<u32>(fromLane(bits.x, b * blockKeys + key), fromLane(bits.y, b * blockKeys + key));
-        ownScales[b] = bitcast<vec2f>(ofKey);
-        factors[b] *= ownScales[b].x;
+        ownScales[n] = scales;
+        if (laneKeys > 1u) {
+          let bits = bitcast<vec2<u32>>(scales);
+          let ofKey = vec2<u32>(fromLane(bits.x, n * keyLanes + key), fromLane(bits.y, n * keyLanes + key));
+          ownScales[n] = bitcast<vec2f>(ofKey);
+        }
+        factors[n] *= ownScales[n].x;
       } else if (kvDtype >= kvInt8) {
-        factors[b] *= args.keyScale;
+        factors[n] *= args.keyScale;
       }
     }
     // Scores stay where they are meanwhile, so that they take no registers.
     let isPlainTile = isPlain(tile, keyTile, plain);
     if (!isPlainTile) {
-      for (var b = 0u; b < keyBlocks; b++) { // unrolled
-        let at = (b * blockKeys + key) * sumsStride + quad;
+      for (var n = 0u; n < laneKeys; n++) { // unrolled
+        let at = (n * keyLanes + key) * sumsStride + quad;
         for (var i = 0u; i < 4u; i++) {
-          let score = bitcast<f32>(staged[subgroup][at][i]) * (factors[b] / logE);
+          let score = wholeProduct(staged[subgroup][at][i], quad, i) * (factors[n] / logE);
           let head = firstHead + min(4u * quad + i, heads - 1u);
-          let seen = seenScore(score, token, head, tile + subgroup * ownKeys + b * blockKeys + key, keyEnd);
+          let seen = seenScore(score, token, head, tile + subgroup * ownKeys + n * keyLanes + key, keyEnd);
           staged[subgroup][at][i] = bitcast<u32>(select(seen * logE, noScore, seen == noScore));
         }
-        factors[b] = 1.0;
       }
     }
-    var scores: array<vec4f, keyBlocks>;
+    var scores: array<vec4f, laneKeys>;
     var level = vec4f(noScore);
-    for (var b = 0u; b < keyBlocks; b++) { // unrolled
-      scores[b] = factors[b] * bitcast<vec4f>(staged[subgroup][(b * blockKeys + key) * sumsStride + quad]);
-      level = max(level, scores[b] + log2(max(ownScales[b].y, 1e-20)));
+    for (var n = 0u; n < laneKeys; n++) { // unrolled
+      let stored = staged[subgroup][(n * keyLanes + key) * sumsStride + quad];
+      scores[n] = bitcast<vec4f>(stored);
+      if (isPlainTile) {
+        for (var i = 0u; i < 4u; i++) { // unrolled
+          scores[n][i] = factors[n] * wholeProduct(stored[i], quad, i);
+        }
+      }
+      level = max(level, scores[n] + log2(max(ownScales[n].y, 1e-20)));
     }
     if (anyOfSubgroup(any(level > reference + slack))) {
       let highest = highestOfKeys(level);
@@ -272,12 +264,12 @@ fn attendToken(workgroup: vec3u, local: u32, subgroup: u32, lane: u32) {
       workgroupBarrier(); // lest what some invocations do here count as a way of its own to the next round
     } else {
       let shift = select(reference, vec4f(0.0), reference == vec4f(noScore));
-      for (var b = 0u; b < keyBlocks; b++) { // unrolled
-        let p = exp2(scores[b] - shift);
+      for (var n = 0u; n < laneKeys; n++) { // unrolled
+        let p = exp2(scores[n] - shift);
         sum += p;
-        let scaled = select(vec4f(0.0), p * ownScales[b].y, p > vec4f(0.0));
-        weights[subgroup][b * blockKeys + key][2u * quad] = pack2x16float(scaled.xy);
-        weights[subgroup][b * blockKeys + key][2u * quad + 1u] = pack2x16float(scaled.zw);
+        let scaled = select(vec4f(0.0), p * ownScales[n].y, p > vec4f(0.0));
+        weights[subgroup][n * keyLanes + key][2u * quad] = pack2x16float(scaled.xy);
+        weights[subgroup][n * keyLanes + key][2u * quad + 1u] = pack2x16float(scaled.zw);
       }
       let values = loadOwn(row, valueOffset(), lane);
       var shares: array<Heads, keyBlocks>;

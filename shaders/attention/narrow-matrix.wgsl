@@ -59,7 +59,7 @@ fn anyOfSubgroup(condition: bool) -> bool {
 @diagnostic(off, subgroup_uniformity) // called by all or by none
 fn highestOfKeys(own: vec4f) -> vec4f {
   var highest = own;
-  for (var across = 1u; across < 16u; across *= 2u) {
+  for (var across = 1u; across < keyLanes; across *= 2u) {
     highest = max(highest, subgroupShuffleXor(highest, across));
   }
   return highest;
@@ -67,7 +67,7 @@ fn highestOfKeys(own: vec4f) -> vec4f {
 
 fn sumOfKeys(own: vec4f) -> vec4f {
   var sum = own;
-  for (var across = 1u; across < 16u; across *= 2u) {
+  for (var across = 1u; across < keyLanes; across *= 2u) {
     sum += subgroupShuffleXor(sum, across);
   }
   return sum;

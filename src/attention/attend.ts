@@ -128,7 +128,10 @@ function prefillVariant(tile: PrefillTile | MatrixPrefillTile): Variant<PrefillT
 
 function decodeVariant(tile: DecodeTile | MatrixDecodeTile): Variant<DecodeTile | MatrixDecodeTile> {
   const prepare: Variant<unknown>['prepare'] = (cache, kernels, values) => {
-    if (isMatrixTile(tile)) return launch(cache, kernels.matrixDecode, { ...values, ...tile });
+    if (isMatrixTile(tile)) {
+      const { byteKeys, ...sizes } = tile;
+      return launch(cache, byteKeys ? kernels.matrixDecodeBytes : kernels.matrixDecode, { ...values, ...sizes });
+    }
     const { subgroups, halves, ...sizes } = tile;
     const byBarriers = halves ? kernels.decodeHalves : kernels.decode;
     const bySubgroups = halves ? kernels.decodeTeamsHalves : kernels.decodeTeams;

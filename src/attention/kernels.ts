@@ -1,6 +1,7 @@
 /** Declarations of the attention kernels; the WGSL files say what each computes. */
 import appendSource from '../../shaders/attention/append.wgsl' with { type: 'text' };
 import blocksSource from '../../shaders/attention/blocks.wgsl' with { type: 'text' };
+import byteMatrixSource from '../../shaders/attention/byte-matrix.wgsl' with { type: 'text' };
 import copySource from '../../shaders/attention/copy.wgsl' with { type: 'text' };
 import decodeSource from '../../shaders/attention/decode.wgsl' with { type: 'text' };
 import decodeKeysSource from '../../shaders/attention/decode-keys.wgsl' with { type: 'text' };
@@ -13,6 +14,8 @@ import keysF16Source from '../../shaders/attention/keys-f16.wgsl' with { type: '
 import keysI8Source from '../../shaders/attention/keys-i8.wgsl' with { type: 'text' };
 import loadSource from '../../shaders/attention/load.wgsl' with { type: 'text' };
 import matrixSource from '../../shaders/attention/matrix.wgsl' with { type: 'text' };
+import matrixKeysF16Source from '../../shaders/attention/matrix-keys-f16.wgsl' with { type: 'text' };
+import matrixKeysI8Source from '../../shaders/attention/matrix-keys-i8.wgsl' with { type: 'text' };
 import mergeSource from '../../shaders/attention/merge.wgsl' with { type: 'text' };
 import multiplyF16Source from '../../shaders/attention/multiply-f16.wgsl' with { type: 'text' };
 import multiplyF32Source from '../../shaders/attention/multiply-f32.wgsl' with { type: 'text' };
@@ -20,6 +23,7 @@ import narrowMatrixSource from '../../shaders/attention/narrow-matrix.wgsl' with
 import outputSource from '../../shaders/attention/output.wgsl' with { type: 'text' };
 import prefillSource from '../../shaders/attention/prefill.wgsl' with { type: 'text' };
 import prefillMatrixSource from '../../shaders/attention/prefill-matrix.wgsl' with { type: 'text' };
+import queryBytesSource from '../../shaders/attention/query-bytes.wgsl' with { type: 'text' };
 import rotarySource from '../../shaders/attention/rotary.wgsl' with { type: 'text' };
 import scoreSource from '../../shaders/attention/score.wgsl' with { type: 'text' };
 import stateSource from '../../shaders/attention/state.wgsl' with { type: 'text' };
@@ -40,12 +44,17 @@ import { prefillGroupsAtOnce, prefillMemory, prefillOutputRowGroups, unrollsPref
 export interface HalfProducts extends Pick<MatrixFunctions, 'wgsl' | 'enables'> {
   /** Its functions for keys: those of shaders/attention/keys-f16.wgsl. */
   readonly keys: string;
-  /** For keys in int8: those of shaders/attention/keys-i8.wgsl, or `keys` again. */
+  /** For keys in int8: those of shaders/attention/keys-i8.wgsl and query-bytes.wgsl, or `keys` again. */
   readonly byteKeys: string;
 }
 
 /** What multiplies in f16 on a device that has it. */
-export const deviceHalves: HalfProducts = { wgsl: multiplyF16Source, keys: keysF16Source, byteKeys: keysI8Source, enables: ['f16'] };
+export const deviceHalves: HalfProducts = {
+  wgsl: multiplyF16Source,
+  keys: keysF16Source,
+  byteKeys: [queryBytesSource, keysI8Source].join('\n'),
+  enables: ['f16'],
+};
 
 /** Where WGSL has no dot products of bytes. */
 export const halvesAlone: HalfProducts = { ...deviceHalves, byteKeys: keysF16Source };
@@ -158,11 +167,14 @@ export interface AttentionMatrices {
   readonly prefill: MatrixFunctions;
   /** The functions of shaders/attention/narrow-matrix.wgsl. */
   readonly decode: MatrixFunctions;
+  /** For keys in int8 as operands of decode: the functions of shaders/attention/byte-matrix.wgsl. */
+  readonly bytes: string;
 }
 
 const bySubgroups: AttentionMatrices = {
   prefill: subgroupMatrices(matrixSource),
   decode: { wgsl: narrowMatrixSource, enables: matrixEnables, unroll: true },
+  bytes: byteMatrixSource,
 };
 
 /** Of a work item, a workgroup for each KV head and tile of its query heads. */
@@ -315,25 +327,29 @@ function definePoolKernels(
   const decodeTeams = decodeKernel('decode by subgroups', decodeTeamsSource, { subgroups: true });
   const decodeTeamsHalves = decodeKernel('decode in f16 by subgroups', decodeTeamsSource, { subgroups: true, halves: true });
 
-  const matrixDecode = defineKernel({
-    name: 'decode by matrices',
-    source: [...attendSource, decodeKeysSource, decodeMatrixSource, matrices.decode.wgsl],
-    prelude: (selectors) => {
-      const { headTile, subgroupCount, keyBlocks } = selectors;
-      return [attendPrelude(selectors), constants({ headTile, subgroupCount, keyBlocks })].join('\n');
-    },
-    enables: () => matrices.decode.enables,
-    arguments: {
-      ...layout,
-      ...heads,
-      ...{ subgroupCount: frozen('text'), keyBlocks: frozen('text') },
-      ...attended,
-    },
-    ...(matrices.decode.unroll && { unroll: true }),
-    workgroupMemory: ({ subgroupCount, keyBlocks }) =>
-      matrixDecodeMemory({ subgroupCount: Number(subgroupCount), keyBlocks: Number(keyBlocks) }),
-    workgroups: itemsInColumns,
-  });
+  const matrixDecodeKernel = (name: string, keys: readonly string[], byteKeys: boolean) =>
+    defineKernel({
+      name,
+      source: [...attendSource, decodeKeysSource, decodeMatrixSource, ...keys, matrices.decode.wgsl],
+      prelude: (selectors) => {
+        const { headTile, subgroupCount, keyBlocks } = selectors;
+        return [attendPrelude(selectors), constants({ headTile, subgroupCount, keyBlocks })].join('\n');
+      },
+      enables: () => matrices.decode.enables,
+      arguments: {
+        ...layout,
+        ...heads,
+        ...{ subgroupCount: frozen('text'), keyBlocks: frozen('text') },
+        ...attended,
+      },
+      ...(matrices.decode.unroll && { unroll: true }),
+      workgroupMemory: ({ subgroupCount, keyBlocks }) =>
+        matrixDecodeMemory({ subgroupCount: Number(subgroupCount), keyBlocks: Number(keyBlocks), byteKeys }),
+      workgroups: itemsInColumns,
+    });
+  const matrixDecode = matrixDecodeKernel('decode by matrices', [matrixKeysF16Source], false);
+  const byteKeysSource = [queryBytesSource, matrixKeysI8Source, matrices.bytes];
+  const matrixDecodeBytes = matrixDecodeKernel('decode by matrices, keys as bytes', byteKeysSource, true);
 
   const prefill = defineKernel({
     name: 'prefill',
@@ -395,7 +411,7 @@ function definePoolKernels(
     workgroups: itemsInRows,
   });
 
-  return { append, copy, decode, decodeHalves, decodeTeams, decodeTeamsHalves, matrixDecode, prefill, matrixPrefill };
+  return { append, copy, decode, decodeHalves, decodeTeams, decodeTeamsHalves, matrixDecode, matrixDecodeBytes, prefill, matrixPrefill };
 }
 
 export type PoolKernels = ReturnType<typeof definePoolKernels>;
@@ -412,7 +428,7 @@ export interface KernelParts {
 export function poolKernelsFor(poolBuffers: number, modifications = noModifications, parts: KernelParts = {}): PoolKernels {
   const matrices = { ...bySubgroups, ...parts.matrices };
   const { halfProducts = deviceHalves } = parts;
-  const key = JSON.stringify([poolBuffers, modifications, matrices.prefill.wgsl, matrices.decode.wgsl, halfProducts]);
+  const key = JSON.stringify([poolBuffers, modifications, matrices.prefill.wgsl, matrices.decode.wgsl, matrices.bytes, halfProducts]);
   const known = poolKernels.get(key) ?? definePoolKernels(poolBuffers, modifications, matrices, halfProducts);
   poolKernels.set(key, known);
   return known;
@@ -426,12 +442,13 @@ export const {
   decodeTeams: decodeTeamsKernel,
   decodeTeamsHalves: decodeTeamsHalvesKernel,
   matrixDecode: matrixDecodeKernel,
+  matrixDecodeBytes: matrixDecodeBytesKernel,
   prefill: prefillKernel,
   matrixPrefill: matrixPrefillKernel,
   copy: copyKernel,
 } = poolKernelsFor(1);
 export const attentionKernels: readonly AnyKernel[] = [
   ...[appendKernel, updateKernel, copyKernel],
-  ...[decodeKernel, decodeHalvesKernel, decodeTeamsKernel, decodeTeamsHalvesKernel, matrixDecodeKernel],
+  ...[decodeKernel, decodeHalvesKernel, decodeTeamsKernel, decodeTeamsHalvesKernel, matrixDecodeKernel, matrixDecodeBytesKernel],
   ...[mergeKernel, prefillKernel, matrixPrefillKernel],
 ];

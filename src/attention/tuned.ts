@@ -179,11 +179,9 @@ export function tileSpace(
   const memory = limits.maxComputeWorkgroupStorageSize;
   const maxInvocations = most ?? adapterDefaults(adapter).maxInvocations;
   const device = { memory, maxInvocations, subgroupSize: subgroupMinSize, shaderF16: shaderF16 && features.shaderF16 };
+  const narrow = subgroupMatrices && features.narrowMatrices ? { memory, maxInvocations, byteMatrices: features.byteMatrices } : undefined;
   return {
-    decode: [
-      ...(subgroupMatrices && features.narrowMatrices ? matrixDecodeTileSpace(shape, groupSize, memory, maxInvocations) : []),
-      ...decodeTileSpace(shape, groupSize, device, most),
-    ],
+    decode: [...(narrow ? matrixDecodeTileSpace(shape, groupSize, narrow) : []), ...decodeTileSpace(shape, groupSize, device, most)],
     prefill: [
       ...(subgroupMatrices && features.subgroupMatrices ? matrixPrefillTileSpace(shape, groupSize, memory, maxInvocations) : []),
       ...prefillTileSpace(shape, groupSize, memory, maxInvocations, most),

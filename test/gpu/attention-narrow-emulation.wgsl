@@ -111,8 +111,8 @@ fn anyOfSubgroup(condition: bool) -> bool {
 fn highestOfKeys(own: vec4f) -> vec4f {
   exchange(own);
   var highest = own;
-  for (var k = 0u; k < 16u; k++) {
-    highest = max(highest, exchanged[firstOfSubgroup + matrixLane / 16u * 16u + k]);
+  for (var k = 0u; k < keyLanes; k++) {
+    highest = max(highest, exchanged[firstOfSubgroup + matrixLane / keyLanes * keyLanes + k]);
   }
   return highest;
 }
@@ -120,8 +120,8 @@ fn highestOfKeys(own: vec4f) -> vec4f {
 fn sumOfKeys(own: vec4f) -> vec4f {
   exchange(own);
   var sum = vec4f(0.0);
-  for (var k = 0u; k < 16u; k++) {
-    sum += exchanged[firstOfSubgroup + matrixLane / 16u * 16u + k];
+  for (var k = 0u; k < keyLanes; k++) {
+    sum += exchanged[firstOfSubgroup + matrixLane / keyLanes * keyLanes + k];
   }
   return sum;
 }

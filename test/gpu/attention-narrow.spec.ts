@@ -1,12 +1,13 @@
 /**
  * The decode kernel by matrices: every value in float64 beside it, in a poisoned pool. On a device without subgroup matrices plain code takes
- * their place (attention-narrow-emulation.wgsl), so that all but the products themselves is tested anywhere.
+ * their place (attention-narrow-emulation.wgsl, attention-byte-emulation.wgsl), so that all but the products themselves is tested anywhere.
  */
 
 import type { MatrixDecodeTile } from '../../src/attention/tiles/matrix.ts';
 import type { KernelChoice } from '../../src/attention/tuned.ts';
 import type { MatrixFunctions } from '../../src/matrices.ts';
 import { type SpecContext, spec } from '../harness/harness.ts';
+import bytes from './attention-byte-emulation.wgsl' with { type: 'text' };
 import emulation from './attention-narrow-emulation.wgsl' with { type: 'text' };
 import { type GridCase, plainCase } from './grid.ts';
 import { aligned, type CaseChange, hardScores, largeValues } from './grid-inputs.ts';
@@ -15,8 +16,10 @@ import { GridTotals, runCases } from './grid-run.ts';
 const emulated: MatrixFunctions = { wgsl: emulation, enables: [], unroll: false };
 
 /** What is compiled in, by a name that cases refer to. All fit into 16 KiB of workgroup memory. */
-interface NarrowLayout extends Pick<GridCase, 'heads' | 'headDim' | 'storage'> {
+interface NarrowLayout extends Pick<GridCase, 'headDim' | 'storage'> {
+  readonly heads: GridCase['heads'] | '6/2';
   readonly tile: readonly [subgroupCount: number, keyBlocks: number];
+  readonly byteKeys?: boolean;
   readonly blockSize?: 8 | 32;
   readonly modified?: boolean;
   readonly buffers?: 3;
@@ -27,16 +30,20 @@ const layouts = {
   'int8, group of 7, several buffers': { heads: '14/2', headDim: 128, storage: 'int8 by token', blockSize: 32, tile: [2, 2], buffers: 3 },
   'e4m3, group of 5, four subgroups': { heads: '5/1', headDim: 64, storage: 'e4m3 by tensor', blockSize: 8, tile: [4, 1] },
   'e5m2, group of 64, one subgroup': { heads: '64/1', headDim: 64, storage: 'e5m2 by token', tile: [1, 2], modified: true },
+  'int8, group of 4, keys as bytes': { heads: '8/2', headDim: 128, storage: 'int8 by token', tile: [1, 2], byteKeys: true },
+  'int8, group of 3, keys as bytes, one scale': { heads: '6/2', headDim: 64, storage: 'int8 by tensor', tile: [1, 2], byteKeys: true },
+  'e4m3, group of 4, one subgroup': { heads: '8/2', headDim: 128, storage: 'e4m3 by token', tile: [1, 2] },
 } as const satisfies Readonly<Record<string, NarrowLayout>>;
 
 async function run(t: SpecContext, name: keyof typeof layouts, change: Partial<GridCase>, more: CaseChange = {}): Promise<void> {
-  const { tile, ...layout }: NarrowLayout = layouts[name];
+  const { tile, byteKeys = false, ...layout }: NarrowLayout = layouts[name];
   const [subgroupCount, keyBlocks] = tile;
   const [numHeads, numKvHeads] = layout.heads.split('/').map(Number);
-  const decode: MatrixDecodeTile = { headTile: Math.min(8, numHeads / numKvHeads), subgroupCount, keyBlocks };
-  const parts = t.gpu.features.narrowMatrices ? {} : { matrices: { decode: emulated } };
+  const decode: MatrixDecodeTile = { headTile: Math.min(8, numHeads / numKvHeads), subgroupCount, keyBlocks, byteKeys };
+  const { narrowMatrices, byteMatrices } = t.gpu.features;
+  const parts = narrowMatrices && byteMatrices ? {} : { matrices: { decode: emulated, bytes } };
   const kernels = { name: `matrices ${tile}`, of: (choice: KernelChoice) => ({ ...choice, decode, parts }) };
-  const of = { ...plainCase, ...layout, device: t.variant, maxInvocations: 8, ...change } as GridCase;
+  const of = { ...plainCase, ...layout, device: t.variant, maxInvocations: 8, ...change } as GridCase; // heads in no grid, too
   await runCases(t, t.gpu, [[0, of]], new GridTotals(), { ...more, kernels });
 }
 

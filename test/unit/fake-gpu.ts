@@ -41,7 +41,14 @@ export function fakeGpu(): FakeGpu {
     maxStorageBuffersPerShaderStage: 8,
     maxComputeWorkgroupsPerDimension: 65535,
   };
-  const features = { shaderF16: false, subgroups: false, timestampQuery: false, subgroupMatrices: false, narrowMatrices: false };
+  const features = {
+    shaderF16: false,
+    subgroups: false,
+    timestampQuery: false,
+    subgroupMatrices: false,
+    narrowMatrices: false,
+    byteMatrices: false,
+  };
   return {
     gpu: {
       device,

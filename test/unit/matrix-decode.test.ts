@@ -1,9 +1,15 @@
 /** Decode by matrices without a GPU that has them: when it is chosen, that its WGSL compiles, and what happens where it does not. */
 import { describe, expect, it } from 'vitest';
 import { type AttendArguments, decodeBy } from '../../src/attention/attend.ts';
-import { matrixDecodeKernel, poolKernelsFor } from '../../src/attention/kernels.ts';
+import { matrixDecodeBytesKernel, matrixDecodeKernel, poolKernelsFor } from '../../src/attention/kernels.ts';
 import { type KvDtype, kvDtypes, kvFormats } from '../../src/attention/layout.ts';
-import { isMatrixTile, type MatrixDecodeTile, matrixDecodeMemory, matrixDecodeTileSpace } from '../../src/attention/tiles/matrix.ts';
+import {
+  isMatrixTile,
+  type MatrixDecodeDevice,
+  type MatrixDecodeTile,
+  matrixDecodeMemory,
+  matrixDecodeTileSpace,
+} from '../../src/attention/tiles/matrix.ts';
 import { chooseKernels, type KernelChoice, tileSpace } from '../../src/attention/tuned.ts';
 import { KernelCompileError } from '../../src/errors.ts';
 import { gpuFromDevice } from '../../src/gpu.ts';
@@ -15,28 +21,48 @@ import { workgroupMemory } from './workgroup-memory.ts';
 
 const layoutOf = (headDim: number, dtype: KvDtype = 'f16') => ({ blockSize: 16, numKvHeads: 2, headDim, dtype });
 
-const kernel = matrixDecodeKernel as unknown as Kernel;
-
-function textOf(tile: MatrixDecodeTile, headDim: number, dtype: KvDtype, groupSize: number, tokenScales = true): string {
+function textOf({ byteKeys, ...tile }: MatrixDecodeTile, headDim: number, dtype: KvDtype, groupSize: number, tokenScales = true): string {
   const isQuantised = kvFormats[dtype].largest > 0;
-  return joinSource(kernel, {
+  const kernel = byteKeys ? matrixDecodeBytesKernel : matrixDecodeKernel;
+  return joinSource(kernel as unknown as Kernel, {
     ...{ headDim, kvDtype: kvFormats[dtype].code, tokenScales: String(isQuantised && tokenScales), loadWords: 4, blocksPerBuffer: 1000 },
     ...{ blockSize: 16, numKvHeads: 2, numHeads: 2 * groupSize, groupSize, ...tile },
   });
 }
+
+const largest = { memory: 49152, maxInvocations: 256, byteMatrices: true };
+
+function tilesFor(
+  headDim: number,
+  dtype: KvDtype,
+  groupSize: number,
+  device: Partial<MatrixDecodeDevice> = {},
+): readonly MatrixDecodeTile[] {
+  return matrixDecodeTileSpace(layoutOf(headDim, dtype), groupSize, { ...largest, ...device });
+}
+
+/** Head dim and group size. */
+const shapes = [
+  [64, 1],
+  [64, 4],
+  [64, 7],
+  [128, 4],
+  [128, 7],
+] as const;
 
 const halves = kvDtypes.filter((dtype) => dtype !== 'f32');
 
 describe('the tiles by matrices', () => {
   it('fit into what they say, and that into the memory', () => {
     for (const dtype of halves) {
-      for (const headDim of [64, 128]) {
+      for (const [headDim, groupSize] of shapes) {
         for (const memory of [16384, 32768]) {
-          const space = matrixDecodeTileSpace(layoutOf(headDim, dtype), 7, memory, 256);
-          expect(space.length, `${dtype}, headDim ${headDim}, ${memory} bytes`).toBeGreaterThan(0);
+          const space = tilesFor(headDim, dtype, groupSize, { memory });
+          const isTaken = headDim === 64 || groupSize > 4;
+          expect(space.length > 0, `${dtype}, headDim ${headDim}, group of ${groupSize}, ${memory} bytes`).toBe(isTaken);
           for (const tile of space) {
             const label = JSON.stringify({ dtype, headDim, ...tile });
-            expect(workgroupMemory(textOf(tile, headDim, dtype, 7)), label).toBe(matrixDecodeMemory(tile));
+            expect(workgroupMemory(textOf(tile, headDim, dtype, groupSize)), label).toBe(matrixDecodeMemory(tile));
             expect(matrixDecodeMemory(tile), label).toBeLessThanOrEqual(memory);
           }
         }
@@ -45,13 +71,33 @@ describe('the tiles by matrices', () => {
   });
 
   it('are of up to eight heads, and none where others are as good or precision would be lost', () => {
-    const headsOf = (groupSize: number) => matrixDecodeTileSpace(layoutOf(128), groupSize, 16384, 256).map(({ headTile }) => headTile);
-    expect([5, 8, 12].map((groupSize) => headsOf(groupSize)[0])).toEqual([5, 8, 8]);
-    expect(headsOf(4)).toEqual([]);
-    expect(matrixDecodeTileSpace(layoutOf(64, 'f32'), 8, 49152, 256)).toEqual([]);
-    for (const headDim of [32, 80, 96, 256]) expect(matrixDecodeTileSpace(layoutOf(headDim), 8, 49152, 256)).toEqual([]);
-    expect(matrixDecodeTileSpace(layoutOf(64), 8, 49152, 64)).toEqual([]);
-    expect(matrixDecodeTileSpace(layoutOf(64), 8, 4096, 256)).toEqual([]);
+    const headsOf = (headDim: number, groupSize: number) => tilesFor(headDim, 'f16', groupSize).map(({ headTile }) => headTile);
+    expect([5, 8, 12].map((groupSize) => headsOf(128, groupSize)[0])).toEqual([5, 8, 8]);
+    expect([1, 4, 12].map((groupSize) => headsOf(64, groupSize)[0])).toEqual([1, 4, 8]);
+    expect(headsOf(128, 4)).toEqual([]);
+    expect(tilesFor(64, 'f32', 8)).toEqual([]);
+    for (const headDim of [32, 80, 96, 256]) expect(tilesFor(headDim, 'int8', 4)).toEqual([]);
+    for (const headDim of [64, 128]) {
+      for (const groupSize of [4, 8]) {
+        expect(tilesFor(headDim, 'int8', groupSize, { maxInvocations: 64 })).toEqual([]);
+        expect(tilesFor(headDim, 'int8', groupSize, { memory: 2048 })).toEqual([]);
+      }
+    }
+  });
+
+  it('have two matrices of keys where four heads at most would leave half of the invocations idle', () => {
+    const idle = halves
+      .flatMap((dtype) => shapes.flatMap(([headDim, groupSize]) => tilesFor(headDim, dtype, groupSize)))
+      .filter(({ headTile, keyBlocks }) => headTile <= 4 && keyBlocks < 2);
+    expect(idle).toEqual([]);
+  });
+
+  it('take keys in int8 as bytes where the device has such matrices and registers are enough', () => {
+    const byBytes = (headDim: number, dtype: KvDtype, groupSize: number, byteMatrices = true) =>
+      tilesFor(headDim, dtype, groupSize, { byteMatrices }).map(({ byteKeys }) => byteKeys);
+    expect(new Set([...byBytes(64, 'int8', 1), ...byBytes(64, 'int8', 8)])).toEqual(new Set([true]));
+    const others = [byBytes(128, 'int8', 8), byBytes(64, 'fp8_e4m3', 4), byBytes(64, 'int8', 4, false)];
+    expect(new Set(others.flat())).toEqual(new Set([false]));
   });
 
   it('come first where the device has such matrices, and only there', () => {
@@ -66,27 +112,30 @@ describe('the tiles by matrices', () => {
   });
 });
 
-it('needs a product of 16 x 16 by 16 x 8 into f32', () => {
-  const config = { componentType: 'f16', resultComponentType: 'f32', M: 16, N: 8, K: 16 };
+it.each([
+  ['narrowMatrices', { componentType: 'f16', resultComponentType: 'f32', M: 16, N: 8, K: 16 }],
+  ['byteMatrices', { componentType: 'i8', resultComponentType: 'i32', M: 16, N: 8, K: 32 }],
+] as const)('%s are products of that shape and those types', (feature, config) => {
   const features = new Set(['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix']);
   const device = { features, limits: {}, lost: new Promise(() => {}) } as unknown as GPUDevice;
   const has = (subgroupMatrixConfigs: readonly object[]): boolean =>
-    gpuFromDevice(device, { subgroupMinSize: 32, subgroupMaxSize: 32, subgroupMatrixConfigs } as unknown as GPUAdapterInfo).features
-      .narrowMatrices;
+    gpuFromDevice(device, { subgroupMinSize: 32, subgroupMaxSize: 32, subgroupMatrixConfigs } as unknown as GPUAdapterInfo).features[
+      feature
+    ];
   expect(has([config])).toBe(true);
-  expect([{ N: 16 }, { M: 8 }, { K: 8 }, { resultComponentType: 'f16' }].map((other) => has([{ ...config, ...other }]))).toEqual(
-    Array(4).fill(false),
-  );
+  expect(
+    [{ N: 16 }, { M: 8 }, { K: 8 }, { resultComponentType: 'f16' }, { componentType: 'u8' }].map((other) => has([{ ...config, ...other }])),
+  ).toEqual(Array(5).fill(false));
 });
 
 describe('the WGSL', () => {
   const device = useNullDevice();
 
   it.each(halves)('compiles in all tiles, in %s', async (dtype) => {
-    for (const headDim of [64, 128]) {
-      for (const tile of matrixDecodeTileSpace(layoutOf(headDim, dtype), 7, 49152, 256)) {
+    for (const [headDim, groupSize] of shapes) {
+      for (const tile of tilesFor(headDim, dtype, groupSize)) {
         const label = JSON.stringify({ headDim, ...tile });
-        expect(await complaintsOf(device(), textOf(tile, headDim, dtype, 7)), label).toEqual([]);
+        expect(await complaintsOf(device(), textOf(tile, headDim, dtype, groupSize)), label).toEqual([]);
         if (kvFormats[dtype].largest > 0) expect(await complaintsOf(device(), textOf(tile, headDim, dtype, 12, false)), label).toEqual([]);
       }
     }
@@ -94,7 +143,7 @@ describe('the WGSL', () => {
   });
 
   it('makes a pipeline where workgroup memory is the smallest', async () => {
-    const [tile] = matrixDecodeTileSpace(layoutOf(128, 'int8'), 8, 16384, 256);
+    const [tile] = tilesFor(128, 'int8', 8, { memory: 16384 });
     const module = device().createShaderModule({ code: textOf(tile!, 128, 'int8', 8) });
     const compute = { module, entryPoint: 'main', constants: { blockSize: 16, numKvHeads: 2 } };
     await expect(device().createComputePipelineAsync({ layout: 'auto', compute })).resolves.toBeDefined();
@@ -103,7 +152,7 @@ describe('the WGSL', () => {
 
 it('gives way to the plain kernel where it does not compile', async () => {
   const plainDecode = chooseKernels(gpuWith({}), { ...layoutOf(64), numHeads: 16 }).decode;
-  const [decode] = matrixDecodeTileSpace(layoutOf(64), 8, 16384, 256);
+  const [decode] = tilesFor(64, 'f16', 8);
   const recorded: string[] = [];
   const fallbacks: string[] = [];
   const cache = {

@@ -92,6 +92,7 @@ describe.each(kernels.map((kernel) => [kernel.name, kernel] as const))('%s', (_,
       'decode by subgroups': ['enable subgroups;'],
       'decode in f16 by subgroups': ['enable subgroups;', 'enable f16;'],
       'decode by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
+      'decode by matrices, keys as bytes': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
       'prefill by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
       'matmul by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
     };

@@ -56,7 +56,14 @@ function tiles(one = shape) {
 }
 
 describe('products in f16', () => {
-  const on = { shaderF16: true, subgroups: true, timestampQuery: false, subgroupMatrices: false, narrowMatrices: false };
+  const on = {
+    shaderF16: true,
+    subgroups: true,
+    timestampQuery: false,
+    subgroupMatrices: false,
+    narrowMatrices: false,
+    byteMatrices: false,
+  };
   const halvesOf = (one: Gpu, dtype: AttentionShape['dtype'], options = {}) =>
     chooseKernels(one, { ...shape, dtype }, options).plainDecode.halves;
 

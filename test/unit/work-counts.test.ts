@@ -30,7 +30,14 @@ function matrixGpu(refused?: string): Gpu {
     if (label === refused) throw new Error('no such type');
     return {} as GPUComputePipeline;
   };
-  const features = { shaderF16: true, subgroups: true, timestampQuery: false, subgroupMatrices: true, narrowMatrices: true };
+  const features = {
+    shaderF16: true,
+    subgroups: true,
+    timestampQuery: false,
+    subgroupMatrices: true,
+    narrowMatrices: true,
+    byteMatrices: true,
+  };
   const wgslLanguageFeatures = new Set(['packed_4x8_integer_dot_product']);
   return { ...gpu, features, subgroupMinSize: 32, wgslLanguageFeatures };
 }

@@ -1,5 +1,5 @@
 /** Tiles of the attention kernels by subgroup matrices. Pure. */
-import { type KvLayout, kvFormats } from '../layout.ts';
+import type { KvLayout } from '../layout.ts';
 import { spanWords } from '../plan.ts';
 
 /** How the prefill kernel by matrices takes rows and keys; see shaders/attention/prefill-matrix.wgsl. */
@@ -30,8 +30,10 @@ export interface MatrixDecodeTile {
   readonly headTile: number;
   /** Subgroups, of 32 invocations, of a workgroup: each has keys of its own. */
   readonly subgroupCount: number;
-  /** Matrices of 16 keys that a subgroup takes in a round: 1 or 2. */
+  /** Matrices of 16 keys that a subgroup takes in a round: 1 or 2; 2 where headTile is at most 4. */
   readonly keyBlocks: number;
+  /** Keys in int8 are operands as they are (shaders/attention/matrix-keys-i8.wgsl). */
+  readonly byteKeys: boolean;
 }
 
 /** Bytes of workgroup memory of the prefill kernel by matrices: keys and values, scores, weights, what is by row, spans, rows and scales. */
@@ -90,27 +92,47 @@ export function matrixPrefillTileSpace(
 const matrixHeads = 8;
 
 /** Bytes of workgroup memory of the decode kernel by matrices: a part of keys or values, weights, what is by subgroup and head, flags and bounds. */
-export function matrixDecodeMemory({ subgroupCount, keyBlocks }: Omit<MatrixDecodeTile, 'headTile'>): number {
+export function matrixDecodeMemory({ subgroupCount, keyBlocks, byteKeys }: Omit<MatrixDecodeTile, 'headTile'>): number {
   const stagedVectors = 16 * 9;
-  return subgroupCount * (16 * (stagedVectors + 16 * keyBlocks + 2) + 8 * matrixHeads) + 48;
+  const queries = byteKeys ? 8 * matrixHeads : 0;
+  return subgroupCount * (16 * (stagedVectors + 16 * keyBlocks + 2) + 8 * matrixHeads) + queries + 48;
+}
+
+/** What of a device decides how decode by matrices takes keys. */
+export interface MatrixDecodeDevice {
+  /** Bytes of a workgroup's memory. */
+  readonly memory: number;
+  /** Most invocations that a workgroup should have. */
+  readonly maxInvocations: number;
+  /** It has matrices of bytes. */
+  readonly byteMatrices: boolean;
 }
 
 /**
- * The decode tiles by matrices to choose among, the best first; none for shapes that other kernels take as fast: by multiply-adds a group of up to four
- * heads decodes at the memory's speed, or nearly. On an H100 with groups of 8, us for 64 x 4096 in f16, int8, e4m3 and e5m2: four subgroups and 16 keys
- * 353, 228, 224, 222, 32 keys 415, 209, 210, 201; two subgroups and 16 keys 377, 310, 301, 295, 32 keys 373, 254, 258, 236; by multiply-adds 504, 337,
- * 346, 298.
+ * The decode tiles by matrices to choose among, the best first; none for shapes that other kernels take as fast: with rows of 128 values and groups of up to
+ * four heads multiply-adds decode at the memory's speed, or nearly.
+ *
+ * Of head dim 128 in groups of 8, on an H100, us for 64 x 4096 in f16, int8, e4m3 and e5m2: four subgroups and 16 keys 353, 228, 224, 222, 32 keys 415,
+ * 209, 210, 201; two subgroups and 16 keys 377, 310, 301, 295, 32 keys 373, 254, 258, 236; by multiply-adds 504, 337, 346, 298. Bytes as operands
+ * need more registers there: 242 instead of 180 in int8 on an H200.
+ *
+ * Of head dim 64, on an H200, f16, int8, e5m2: in groups of 4 four subgroups and 32 keys 130, 108, 114, two subgroups 136, 113, 121, one 135, 104, 110, by
+ * multiply-adds 160, 212, 153; 1 x 1024 10.0, 11.0, 10.2, two subgroups 11.5, 13.0, 12.1, one 14.9, 17.0, 15.9, by multiply-adds 11.8, 12.5, 11.8. Groups of 8,
+ * four subgroups, f16, int8 in bytes and as f16, e4m3: 130, 111, 118, 120, with 16 keys 149, 138, 148, 147, by multiply-adds 227, 269, 204; of 2 130, 107, 115, 117,
+ * by multiply-adds 147, 156, 156; of 1 129, 107, 115, 117 and 170, 168, 146.
  */
 export function matrixDecodeTileSpace(
   { headDim, dtype }: KvLayout,
   groupSize: number,
-  memory: number,
-  mostInvocations: number,
+  { memory, maxInvocations, byteMatrices }: MatrixDecodeDevice,
 ): readonly MatrixDecodeTile[] {
-  if (dtype === 'f32' || ![64, 128].includes(headDim) || groupSize <= 4 || mostInvocations < 128) return [];
-  const blocks = kvFormats[dtype].bytes === 1 ? [2, 1] : [1, 2];
-  const sizes = blocks.flatMap((keyBlocks) => [4, 2].map((subgroupCount) => ({ subgroupCount, keyBlocks })));
-  return sizes
-    .filter((size) => matrixDecodeMemory(size) <= memory)
-    .map((size) => ({ headTile: Math.min(groupSize, matrixHeads), ...size }));
+  const isTaken = headDim === 64 || (headDim === 128 && groupSize > 4);
+  if (dtype === 'f32' || !isTaken || maxInvocations < 128) return [];
+  const headTile = Math.min(groupSize, matrixHeads);
+  const byteKeys = headDim === 64 && dtype === 'int8' && byteMatrices;
+  const blocks = headDim === 128 && dtype === 'f16' ? [1, 2] : [2, 1];
+  return blocks
+    .filter((keyBlocks) => keyBlocks === 2 || headTile > 4)
+    .flatMap((keyBlocks) => [4, 2].map((subgroupCount) => ({ headTile, subgroupCount, keyBlocks, byteKeys })))
+    .filter((tile) => matrixDecodeMemory(tile) <= memory);
 }
