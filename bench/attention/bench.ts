@@ -2,7 +2,7 @@ import type { Gpu, KvDtype } from 'pagewise';
 import { hasTokenScales, kvFormats, rowBytes } from '../../src/attention/layout.ts';
 import { type DecodeTile, decodeMemory } from '../../src/attention/tiles/decode.ts';
 import { isMatrixTile, type MatrixDecodeTile, type MatrixPrefillTile, matrixPrefillMemory } from '../../src/attention/tiles/matrix.ts';
-import { chooseKernels, tileSpace } from '../../src/attention/tuned.ts';
+import { type AttentionShape, chooseKernels, tileSpace } from '../../src/attention/tuned.ts';
 import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
 import { passTimer, sampleWarm, timerNote } from '../timestamps.ts';
 import { type AppendCase, measureAppend } from './append.ts';
@@ -227,6 +227,33 @@ function decodeSweep({ limits, features, subgroupMinSize }: Gpu, shape: Shape, d
   });
 }
 
+/** Batches by the kernel of all others and by that of large ones, where the device has it. */
+function largeSweep(gpu: Gpu, shape: AttentionShape, ragged: AttentionCase): readonly AttentionCase[] {
+  const { large } = chooseKernels(gpu, shape);
+  if (!large) return [];
+  const sizes = [
+    [1, 16384],
+    [1, 65536],
+    [2, 16384],
+    [2, 32768],
+    [8, 1024],
+    [8, 4096],
+    [8, 8192],
+    [32, 512],
+    [32, 1024],
+    [32, 2048],
+    [64, 512],
+    [64, 1024],
+    [64, 2048],
+    [64, 4096],
+  ] as const;
+  const { targetWorkgroups, minSegmentKeys } = large.split;
+  return [...sizes.map(([batch, keys]) => decode(batch, keys, shape.dtype)), ragged].flatMap((one) => [
+    { ...one, decode: 'plain' as const },
+    { ...one, decode: large.tile, options: { targetWorkgroups, minSegmentKeys } },
+  ]);
+}
+
 /** Each value of each name with each of the others. */
 function combinations<T extends Readonly<Record<string, readonly unknown[]>>>(values: T): { [K in keyof T]: T[K][number] }[] {
   const all = Object.entries(values).reduce<Record<string, unknown>[]>(
@@ -315,6 +342,11 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
       cases: decodeSweep(gpu, shape, dtype).flatMap((tile) =>
         [decode(dtype === 'f32' ? 32 : 64, 4096, dtype), decode(8, 1024, dtype)].map((one) => ({ ...one, decode: tile })),
       ),
+    })),
+    ...dtypes.map((dtype) => ({
+      title: `sweep of large batches, ${dtype}`,
+      bound: 'read' as const,
+      cases: largeSweep(gpu, { ...shape, dtype }, { name: '32 ragged, one of 16384', lengths: ragged, dtype }),
     })),
     {
       title: 'mixed',

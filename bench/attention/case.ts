@@ -100,7 +100,7 @@ export class OpenCase {
     const chosen = chooseKernels(gpu, { ...layout, numHeads }, options);
     const prefill = one.prefill === 'plain' ? chosen.plainPrefill : (one.prefill ?? chosen.prefill);
     const decode = one.decode === 'plain' ? chosen.plainDecode : (one.decode ?? chosen.decode);
-    const choice = { ...chosen, prefill, decode };
+    const choice = { ...chosen, prefill, decode, large: one.decode === undefined ? chosen.large : undefined };
     this.#attention = new PagedAttention(this.#cache, this.#kv, { numHeads, maxTokensPerStep: numTokens, ...options }, choice);
     const size = numTokens * numHeads * headDim * 4;
     const buffer = () => gpu.device.createBuffer({ label: 'bench', size, usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC });

@@ -21,7 +21,9 @@ import { pointIntoModification, prepareModifications } from './modifications.ts'
 import type { BatchEntry, LayerAttention, LayerOptions, PagedAttentionOptions } from './options.ts';
 import {
   type Cascade,
+  chooseLargeSegmentKeys,
   chooseSegmentKeys,
+  type LargeSplit,
   maxPartials,
   maxPlanWords,
   type PlanCounts,
@@ -29,6 +31,7 @@ import {
   PlanWriter,
   packBatch,
 } from './plan.ts';
+import { isMatrixTile } from './tiles/matrix.ts';
 import { chooseKernels, type KernelChoice, nearestSplit, type TunedSplit, workgroupsPerItem } from './tuned.ts';
 
 /** Longest draft whose rows are split. A row's sum depends on where it is cut, and that on the batch. */
@@ -58,6 +61,7 @@ export class PagedAttention {
   readonly #kv: KvCache;
   readonly #options: PagedAttentionOptions;
   readonly #decode: ReturnType<typeof decodeBy>;
+  readonly #large: (LargeSplit & { readonly by: ReturnType<typeof decodeBy>; readonly workgroupsPerItem: number }) | undefined;
   readonly #prefill: ReturnType<typeof prefillBy>;
   readonly #parts: KernelParts;
   readonly #mergeInvocations: number;
@@ -72,6 +76,8 @@ export class PagedAttention {
   readonly #layerData: GPUBuffer[] = [];
   #numCopies = 0;
   #counts: PlanCounts = { numTokens: 0, numDecodeItems: 0, numPrefillItems: 0, numMergeRows: 0, numPartials: 0 };
+  /** Single tokens of the last plan go to the kernel for large batches. */
+  #isLarge = false;
   #numTableUpdates = 0;
   /** Of the last plan written: entries of the block table that `updateTables` has still to record. */
   #unrecorded: readonly number[] = [];
@@ -98,6 +104,11 @@ export class PagedAttention {
     this.#kv = kv;
     this.#options = options;
     this.#decode = decodeBy(cache, kernels);
+    this.#large = kernels.large && {
+      ...kernels.large.split,
+      by: decodeBy(cache, { ...kernels, decode: kernels.large.tile }),
+      workgroupsPerItem: workgroupsPerItem(shape, kernels.large.tile),
+    };
     this.#prefill = prefillBy(cache, kernels);
     this.#parts = kernels.parts ?? {};
     this.#only = kernels.only;
@@ -105,14 +116,18 @@ export class PagedAttention {
     this.#mergeInvocations = mergeInvocations(options.maxInvocations ?? adapterDefaults(cache.gpu.adapter).maxInvocations);
 
     const granted = Math.min(cache.gpu.limits.maxStorageBufferBindingSize, cache.gpu.limits.maxBufferSize);
+    const large = this.#large ? [this.#large] : [];
     const limitsOf = (splits: readonly TunedSplit[]) => ({
       maxTokensPerStep: options.maxTokensPerStep,
       maxSequences,
       maxBlocksPerSequence,
       blockSize,
-      minSegmentKeys: Math.min(...splits.map(({ minSegmentKeys }) => minSegmentKeys)),
+      minSegmentKeys: Math.min(...[...splits, ...large].map(({ minSegmentKeys }) => minSegmentKeys)),
       leastWorkgroups: Math.max(...splits.map(({ leastWorkgroups = 0 }) => leastWorkgroups)),
-      targetWorkgroups: kernels.split.targetWorkgroups,
+      targetWorkgroups: Math.max(
+        kernels.split.targetWorkgroups,
+        ...large.map((one) => Math.ceil(one.targetWorkgroups / one.workgroupsPerItem)),
+      ),
       maxSplitQuery: maxSplitQuery(options),
     });
     // In whole multiples of the alignment that a binding's offset needs, 256 bytes.
@@ -239,10 +254,11 @@ export class PagedAttention {
       numRows: 0,
     };
     const only = this.#only;
-    const [append, copy, decode, prefill, merge] = await Promise.all([
+    const [append, copy, decode, large, prefill, merge] = await Promise.all([
       only ? undefined : this.#cache.prepare(kernels.append, appendArgs),
       only ? undefined : this.#cache.prepare(kernels.copy, copyArgs),
       only === 'prefill' ? undefined : this.#decode.prepare(kernels, attendArgs),
+      only ? undefined : this.#large?.by.prepare(kernels, attendArgs),
       only === 'decode' ? undefined : this.#prefill.prepare(kernels, attendArgs),
       this.#cache.prepare(mergeKernel, mergeArgs),
     ]);
@@ -255,13 +271,16 @@ export class PagedAttention {
       },
       attend: (pass) => {
         mergeArgs.numRows = this.#counts.numMergeRows;
-        decode?.record(pass, this.#counts.numDecodeItems);
+        const { numDecodeItems } = this.#counts;
+        decode?.record(pass, this.#isLarge ? 0 : numDecodeItems);
+        large?.record(pass, this.#isLarge ? numDecodeItems : 0);
         prefill?.record(pass, this.#counts.numPrefillItems);
         merge.record(pass, mergeArgs);
       },
       set: (values) => {
         const checked = checkScalars(values, options.modifications?.scalars ?? {}, false);
         decode?.set(checked);
+        large?.set(checked);
         prefill?.set(checked);
       },
       writeData: (values, first = 0) => {
@@ -344,7 +363,7 @@ export class PagedAttention {
     });
   }
 
-  /** Keys of one decode work item, as the nearest split says. */
+  /** Chooses the kernel of single tokens. @returns keys of one of its work items, as the nearest split says */
   #segmentKeys(planned: readonly PlannedSequence[]): number {
     let sequences = 0;
     let keys = 0;
@@ -354,7 +373,11 @@ export class PagedAttention {
       keys += seqLen;
     }
     const split = nearestSplit(this.#splits, sequences, keys / Math.max(1, sequences));
-    return chooseSegmentKeys(planned, this.#workgroupsPerItem, split);
+    const segmentKeys = chooseSegmentKeys(planned, this.#workgroupsPerItem, split);
+    const large = this.#large && isMatrixTile(this.#large.by.tile) ? this.#large : undefined;
+    const largeKeys = large && chooseLargeSegmentKeys(planned, large.workgroupsPerItem, segmentKeys, large);
+    this.#isLarge = largeKeys !== undefined;
+    return largeKeys ?? segmentKeys;
   }
 
   /**

@@ -386,3 +386,25 @@ export function chooseSegmentKeys(batch: readonly PlannedSequence[], workgroupsP
   // Whole parts of the longest row: a small rest would be workgroups for which the others leave no place, and which run when these are done.
   return Math.ceil(longestRow / Math.max(1, Math.floor(longestRow / wanted)));
 }
+
+/** How the batches of a kernel are cut that serves large ones alone, and which these are. */
+export interface LargeSplit extends Split {
+  /** Keys of a part, on average, from which on a batch is large whose rows another kernel cuts, too. */
+  readonly leastKeys: number;
+  /** The same for one row, which is many states to merge, and where another kernel would leave rows whole and have nothing to merge. */
+  readonly leastWholeKeys: number;
+}
+
+/** As `chooseSegmentKeys`; undefined for batches that are not large. @param segmentKeys what it chose for the kernel that serves these */
+export function chooseLargeSegmentKeys(
+  batch: readonly PlannedSequence[],
+  workgroupsPerItem: number,
+  segmentKeys: number,
+  split: LargeSplit,
+): number | undefined {
+  const rows = batch.filter(({ queryLen }) => queryLen === 1);
+  const keys = rows.reduce((sum, { seqLen }) => sum + seqLen, 0);
+  const isCut = rows.length > 1 && rows.some(({ seqLen }) => seqLen > segmentKeys);
+  const least = isCut ? split.leastKeys : split.leastWholeKeys;
+  return keys * workgroupsPerItem >= least * split.targetWorkgroups ? chooseSegmentKeys(batch, workgroupsPerItem, split) : undefined;
+}

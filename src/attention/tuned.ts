@@ -11,10 +11,12 @@ import { version } from '../version.ts';
 import { adapterDefaults } from './adapters.ts';
 import { attentionKernels, deviceHalves, halvesAlone, type KernelParts } from './kernels.ts';
 import { hasTokenScales, type KvDtype, type KvLayout, kvFormats } from './layout.ts';
-import { planPrelude, type Split } from './plan.ts';
+import { type LargeSplit, planPrelude, type Split } from './plan.ts';
 import { type DecodeTile, decodeTileSpace } from './tiles/decode.ts';
 import {
   isMatrixTile,
+  largeDecodeTile,
+  largeSplit,
   type MatrixDecodeTile,
   type MatrixPrefillTile,
   matrixDecodeTileSpace,
@@ -98,6 +100,8 @@ export function textTunings(files: TextFiles, options?: JsonStoreOptions): Tunin
 export interface KernelChoice {
   readonly decode: DecodeTile | MatrixDecodeTile;
   readonly prefill: PrefillTile | MatrixPrefillTile;
+  /** For steps that its split calls large, instead of `decode`. */
+  readonly large?: { readonly tile: MatrixDecodeTile; readonly split: LargeSplit };
   /** What takes the place of `decode` and `prefill` where these are of matrices and do not compile. */
   readonly plainDecode: DecodeTile;
   readonly plainPrefill: PrefillTile;
@@ -154,7 +158,8 @@ export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOp
     return { sequences, keys, minSegmentKeys, targetWorkgroups: Math.min(targetWorkgroups, most) };
   });
   const parts = gpu.wgslLanguageFeatures.has('packed_4x8_integer_dot_product') ? {} : { halfProducts: halvesAlone };
-  return { decode, prefill, plainDecode, plainPrefill, parts, splits: splits ?? [split], split };
+  const large = space.large && !isFixed ? { large: { tile: space.large, split: largeSplit } } : {};
+  return { decode, prefill, ...large, plainDecode, plainPrefill, parts, splits: splits ?? [split], split };
 }
 
 /** Workgroups of one work item of the decode kernel. */
@@ -165,6 +170,8 @@ export function workgroupsPerItem({ numHeads, numKvHeads }: AttentionShape, { he
 /** The tiles to choose among, the defaults first. */
 export interface TileSpace {
   readonly decode: readonly (DecodeTile | MatrixDecodeTile)[];
+  /** For large batches, where there is one. */
+  readonly large?: MatrixDecodeTile;
   readonly prefill: readonly (PrefillTile | MatrixPrefillTile)[];
 }
 
@@ -182,6 +189,7 @@ export function tileSpace(
   const narrow = subgroupMatrices && features.narrowMatrices ? { memory, maxInvocations, byteMatrices: features.byteMatrices } : undefined;
   return {
     decode: [...(narrow ? matrixDecodeTileSpace(shape, groupSize, narrow) : []), ...decodeTileSpace(shape, groupSize, device, most)],
+    large: narrow && largeDecodeTile(shape, groupSize, narrow),
     prefill: [
       ...(subgroupMatrices && features.subgroupMatrices ? matrixPrefillTileSpace(shape, groupSize, memory, maxInvocations) : []),
       ...prefillTileSpace(shape, groupSize, memory, maxInvocations, most),

@@ -100,7 +100,8 @@ export async function tuneOnce(gpu: Gpu, store: TuningStore, options: TuneOption
 export async function tuneAmong(gpu: Gpu, options: TuneOptions, spaceOf: (shape: AttentionShape) => TileSpace): Promise<TuneResult> {
   checkOptions(options);
   const { shape } = options;
-  const choice = chooseKernels(gpu, shape);
+  // What is tuned is what serves all batches but large ones.
+  const { large: _, ...choice } = chooseKernels(gpu, shape);
   const tuner = new Tuner(gpu, options, choice);
   try {
     const space = spaceOf(shape);

@@ -72,6 +72,25 @@ for (const [name, [change, more]] of Object.entries(cases)) {
   spec(`${name}`, (t) => run(t, 'f16, group of 8', change, more), { devices: 'granted' });
 }
 
+// As `layouts` has it, beside a kernel for all other batches.
+spec(
+  'a kernel for large batches',
+  async (t) => {
+    const { narrowMatrices, byteMatrices } = t.gpu.features;
+    const matrices = narrowMatrices && byteMatrices ? {} : { matrices: { decode: emulated, bytes } };
+    const tile = { headTile: 4, subgroupCount: 1, keyBlocks: 2, byteKeys: true };
+    const split = { targetWorkgroups: 1, minSegmentKeys: 4096, leastKeys: 1000, leastWholeKeys: 1000 };
+    const kernels = {
+      name: 'large',
+      of: (choice: KernelChoice) => ({ ...choice, large: { tile, split }, parts: { ...choice.parts, ...matrices } }),
+    };
+    const of = { ...plainCase, heads: '8/2', headDim: 128, storage: 'int8 by token', device: t.variant, maxInvocations: 8 } as const;
+    for (const lengths of ['three single tokens', 'on edges of blocks, tiles and pieces', '64 mixed'] as const)
+      await runCases(t, t.gpu, [[0, { ...of, lengths }]], new GridTotals(), { kernels });
+  },
+  { devices: 'default', hostIndependent: true },
+);
+
 const some = ['on edges of blocks, tiles and pieces', 'a window and kept keys', 'pieces, merged', 'scores rising with each key'] as const;
 
 for (const layout of Object.keys(layouts).slice(1) as (keyof typeof layouts)[]) {

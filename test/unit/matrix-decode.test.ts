@@ -5,12 +5,13 @@ import { matrixDecodeBytesKernel, matrixDecodeKernel, poolKernelsFor } from '../
 import { type KvDtype, kvDtypes, kvFormats } from '../../src/attention/layout.ts';
 import {
   isMatrixTile,
+  largeDecodeTile,
   type MatrixDecodeDevice,
   type MatrixDecodeTile,
   matrixDecodeMemory,
   matrixDecodeTileSpace,
 } from '../../src/attention/tiles/matrix.ts';
-import { chooseKernels, type KernelChoice, tileSpace } from '../../src/attention/tuned.ts';
+import { type ChoiceOptions, chooseKernels, type KernelChoice, tileSpace } from '../../src/attention/tuned.ts';
 import { KernelCompileError } from '../../src/errors.ts';
 import { gpuFromDevice } from '../../src/gpu.ts';
 import type { LaunchCache } from '../../src/launch/cache.ts';
@@ -32,13 +33,16 @@ function textOf({ byteKeys, ...tile }: MatrixDecodeTile, headDim: number, dtype:
 
 const largest = { memory: 49152, maxInvocations: 256, byteMatrices: true };
 
+/** All tiles of decode by matrices, the one for large batches included. */
 function tilesFor(
   headDim: number,
   dtype: KvDtype,
   groupSize: number,
   device: Partial<MatrixDecodeDevice> = {},
 ): readonly MatrixDecodeTile[] {
-  return matrixDecodeTileSpace(layoutOf(headDim, dtype), groupSize, { ...largest, ...device });
+  const layout = layoutOf(headDim, dtype);
+  const large = largeDecodeTile(layout, groupSize, { ...largest, ...device });
+  return [...matrixDecodeTileSpace(layout, groupSize, { ...largest, ...device }), ...(large ? [large] : [])];
 }
 
 /** Head dim and group size. */
@@ -58,7 +62,7 @@ describe('the tiles by matrices', () => {
       for (const [headDim, groupSize] of shapes) {
         for (const memory of [16384, 32768]) {
           const space = tilesFor(headDim, dtype, groupSize, { memory });
-          const isTaken = headDim === 64 || groupSize > 4;
+          const isTaken = headDim === 64 || groupSize > 4 || dtype !== 'f16';
           expect(space.length > 0, `${dtype}, headDim ${headDim}, group of ${groupSize}, ${memory} bytes`).toBe(isTaken);
           for (const tile of space) {
             const label = JSON.stringify({ dtype, headDim, ...tile });
@@ -95,9 +99,26 @@ describe('the tiles by matrices', () => {
   it('take keys in int8 as bytes where the device has such matrices and registers are enough', () => {
     const byBytes = (headDim: number, dtype: KvDtype, groupSize: number, byteMatrices = true) =>
       tilesFor(headDim, dtype, groupSize, { byteMatrices }).map(({ byteKeys }) => byteKeys);
-    expect(new Set([...byBytes(64, 'int8', 1), ...byBytes(64, 'int8', 8)])).toEqual(new Set([true]));
-    const others = [byBytes(128, 'int8', 8), byBytes(64, 'fp8_e4m3', 4), byBytes(64, 'int8', 4, false)];
+    expect(new Set([...byBytes(64, 'int8', 1), ...byBytes(64, 'int8', 8), ...byBytes(128, 'int8', 4)])).toEqual(new Set([true]));
+    const others = [byBytes(128, 'int8', 8), byBytes(64, 'fp8_e4m3', 4), byBytes(64, 'int8', 4, false), byBytes(128, 'int8', 4, false)];
     expect(new Set(others.flat())).toEqual(new Set([false]));
+  });
+
+  it('have one for large batches of rows of 128 bytes, unless the caller says how to cut', () => {
+    const gpu = gpuWith({ narrowMatrices: true });
+    const largeOf = (headDim: number, dtype: KvDtype, groupSize: number, options: ChoiceOptions = {}) =>
+      chooseKernels(gpu, { ...layoutOf(headDim, dtype), numHeads: 2 * groupSize }, options).large?.tile.headTile;
+    expect([1, 2, 3, 4, 5, 8].map((groupSize) => largeOf(128, 'int8', groupSize))).toEqual([
+      undefined,
+      undefined,
+      3,
+      4,
+      undefined,
+      undefined,
+    ]);
+    expect([largeOf(128, 'fp8_e5m2', 4), largeOf(128, 'f16', 4), largeOf(64, 'int8', 4)]).toEqual([4, undefined, undefined]);
+    const told = [{ deterministic: true }, { targetWorkgroups: 64 }, { minSegmentKeys: 64 }, { subgroupMatrices: false }];
+    expect(told.map((options) => largeOf(128, 'int8', 4, options))).toEqual(told.map(() => undefined));
   });
 
   it('come first where the device has such matrices, and only there', () => {

@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import {
+  chooseLargeSegmentKeys,
   chooseSegmentKeys,
   type HeaderField,
   itemWords,
@@ -193,6 +194,30 @@ describe.each(shapes)('packBatch with $blockSize, $prefillTokens, $segmentKeys',
 
 const decodeOnly = (lengths: readonly number[]): PlannedSequence[] =>
   lengths.map((seqLen, tableRow) => ({ tableRow, blocks: Array(Math.ceil(seqLen / 16)).fill(1), seqLen, queryLen: 1 }));
+
+describe('chooseLargeSegmentKeys', () => {
+  const split = { targetWorkgroups: 2048, minSegmentKeys: 128, leastKeys: 144, leastWholeKeys: 512 };
+  /** @param segmentKeys of the other kernel's parts */
+  const keysOf = (lengths: readonly number[], segmentKeys: number) => chooseLargeSegmentKeys(decodeOnly(lengths), 8, segmentKeys, split);
+  const rows = (count: number, length: number) => Array<number>(count).fill(length);
+
+  it('takes batches of many keys that are cut anyway, and cuts them into as many parts as said', () => {
+    expect(keysOf(rows(8, 4096), 512)).toBe(undefined);
+    expect(keysOf(rows(9, 4096), 512)).toBe(196); // 21 parts: 144 keys each, of whole steps of 64, would be as many workgroups as wanted
+    expect(keysOf([...rows(31, 700), 16384], 1024)).toBe(193);
+  });
+
+  it('takes more keys for a row alone, and where rows would be whole', () => {
+    expect([65536, 131072].map((length) => keysOf([length], 1024))).toEqual([undefined, 512]);
+    expect([rows(64, 1024), rows(64, 2048), rows(64, 4096)].map((lengths) => keysOf(lengths, lengths[0]!))).toEqual([undefined, 512, 1024]);
+  });
+
+  it('counts single tokens alone', () => {
+    const prefill = { tableRow: 0, blocks: [], seqLen: 1_000_000, queryLen: 2 };
+    expect(chooseLargeSegmentKeys([prefill, prefill], 8, 512, split)).toBe(undefined);
+    expect(chooseLargeSegmentKeys([...decodeOnly(rows(9, 4096)), prefill], 8, 512, split)).toBe(196);
+  });
+});
 
 describe('chooseSegmentKeys', () => {
   it('leaves short rows whole', () => {

@@ -1,6 +1,6 @@
 /** Tiles of the attention kernels by subgroup matrices. Pure. */
-import type { KvLayout } from '../layout.ts';
-import { spanWords } from '../plan.ts';
+import { type KvLayout, kvFormats } from '../layout.ts';
+import { type LargeSplit, spanWords } from '../plan.ts';
 
 /** How the prefill kernel by matrices takes rows and keys; see shaders/attention/prefill-matrix.wgsl. */
 export interface MatrixPrefillTile {
@@ -110,7 +110,7 @@ export interface MatrixDecodeDevice {
 
 /**
  * The decode tiles by matrices to choose among, the best first; none for shapes that other kernels take as fast: with rows of 128 values and groups of up to
- * four heads multiply-adds decode at the memory's speed, or nearly.
+ * four heads multiply-adds decode at the memory's speed, or nearly, but for large batches in 8 bits (`largeDecodeTile`).
  *
  * Of head dim 128 in groups of 8, on an H100, us for 64 x 4096 in f16, int8, e4m3 and e5m2: four subgroups and 16 keys 353, 228, 224, 222, 32 keys 415,
  * 209, 210, 201; two subgroups and 16 keys 377, 310, 301, 295, 32 keys 373, 254, 258, 236; by multiply-adds 504, 337, 346, 298. Bytes as operands
@@ -136,3 +136,26 @@ export function matrixDecodeTileSpace(
     .flatMap((keyBlocks) => [4, 2].map((subgroupCount) => ({ headTile, subgroupCount, keyBlocks, byteKeys })))
     .filter((tile) => matrixDecodeMemory(tile) <= memory);
 }
+
+/**
+ * The tile by matrices for batches of many keys, where rows of 128 values are stored in 8 bits and groups have three or four heads; undefined for other
+ * shapes. One subgroup a workgroup, whose barriers cost nothing, and a batch cut into as many parts as run at once (`largeSplit`). On an H200, us for 64 x 4096 in
+ * int8, e4m3 and e5m2: 153, 162, 153, by multiply-adds 180, 183, 172; in groups of 3 149, 160, 150 and 155, 188, 168, of 2 147, 158, 149 and 155, 154, 147,
+ * of 1 145, 157, 148 and 136, 142, 138. Keys in int8 as f16 instead of bytes: 158.
+ */
+export function largeDecodeTile(
+  { headDim, dtype }: KvLayout,
+  groupSize: number,
+  { memory, maxInvocations, byteMatrices }: MatrixDecodeDevice,
+): MatrixDecodeTile | undefined {
+  const isTaken = kvFormats[dtype].bytes === 1 && headDim === 128 && [3, 4].includes(groupSize) && maxInvocations >= 128;
+  const tile = { headTile: groupSize, subgroupCount: 1, keyBlocks: 2, byteKeys: dtype === 'int8' && byteMatrices };
+  return isTaken && matrixDecodeMemory(tile) <= memory ? tile : undefined;
+}
+
+/**
+ * How the batches of that tile are cut, into about as many parts as an H100 or H200 runs at once, and which batches these are: on an H200 8 x 4096 takes 34.8 us
+ * in int8 (by multiply-adds 34.5), 32 ragged ones 44.9 (51.7), 8 x 8192 52.0 (55.5), but 1 x 65536 59.0 (56.9), and of rows that are left whole by
+ * multiply-adds 64 x 1024 54.0 (51.8), 64 x 2048 90.9 in e4m3 (93.8), 64 x 4096 153 (180).
+ */
+export const largeSplit: LargeSplit = { targetWorkgroups: 2048, minSegmentKeys: 128, leastKeys: 144, leastWholeKeys: 512 };
