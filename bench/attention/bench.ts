@@ -336,13 +336,16 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
         [prefill(1, 512, 512), prefill(1, 8192, 8192)].map((one) => ({ ...one, prefill: tile })),
       ),
     },
-    ...dtypes.map((dtype) => ({
-      title: `sweep of single tokens, ${dtype}`,
-      bound: 'read' as const,
-      cases: decodeSweep(gpu, shape, dtype).flatMap((tile) =>
-        [decode(dtype === 'f32' ? 32 : 64, 4096, dtype), decode(8, 1024, dtype)].map((one) => ({ ...one, decode: tile })),
-      ),
-    })),
+    ...[shape, { ...shape, headDim: 64 }].flatMap((swept) =>
+      dtypes.map((dtype) => ({
+        title: `sweep of single tokens, ${swept === shape ? '' : 'head dim 64, '}${dtype}`,
+        bound: 'read' as const,
+        shape: swept,
+        cases: decodeSweep(gpu, swept, dtype).flatMap((tile) =>
+          [decode(dtype === 'f32' ? 32 : 64, 4096, dtype), decode(8, 1024, dtype)].map((one) => ({ ...one, decode: tile })),
+        ),
+      })),
+    ),
     ...dtypes.map((dtype) => ({
       title: `sweep of large batches, ${dtype}`,
       bound: 'read' as const,

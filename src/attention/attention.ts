@@ -279,9 +279,7 @@ export class PagedAttention {
       },
       set: (values) => {
         const checked = checkScalars(values, options.modifications?.scalars ?? {}, false);
-        decode?.set(checked);
-        large?.set(checked);
-        prefill?.set(checked);
+        for (const launch of [decode, large, prefill]) launch?.set(checked);
       },
       writeData: (values, first = 0) => {
         if (!Number.isInteger(first) || first < 0 || first + values.length > data.length)
