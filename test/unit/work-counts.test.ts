@@ -286,21 +286,6 @@ const layersByMatrices: readonly Layer[] = [
   },
 ];
 
-describe('large batches', () => {
-  const kernelsOf = async (gpu: Gpu, lengths: Lengths, options?: AttentionWorkOptions) =>
-    Object.keys((await attentionWork(gpu, lengths, 'int8', fakePass, options)).kernels).filter((name) => name.startsWith('decode'));
-
-  it('have a kernel of their own, where nobody says how to cut them', async () => {
-    expect(await kernelsOf(matrixGpu(), all(9, 1, 4096))).toEqual(['decode by matrices, keys as bytes']);
-    expect(await kernelsOf(matrixGpu(), all(8, 1, 4096))).toEqual(['decode in f16']);
-    expect(await kernelsOf(matrixGpu(), all(9, 1, 4096), { targetWorkgroups: 512 })).toEqual(['decode in f16']);
-  });
-
-  it('go to the others where it does not compile', async () => {
-    expect(await kernelsOf(matrixGpu('decode by matrices, keys as bytes'), all(9, 1, 4096))).toEqual(['decode in f16']);
-  });
-});
-
 describe('a layer of attention by subgroups and matrices is the work that it was', () => {
   it.each(layersByMatrices)('$name', async ({ name, lengths, dtype = 'f16', options, work }) => {
     expectWork(name, await attentionWork(matrixGpu(), lengths, dtype, fakePass, options), work);

@@ -1,0 +1,112 @@
+/** The decode kernel for large batches beside the one for all others, on a device that only counts. */
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import { type Gpu, KvCache, LaunchCache, PagedAttention, type PagedAttentionOptions } from '../../src/index.ts';
+import { fakeGpu } from './fake-gpu.ts';
+
+afterEach(() => vi.unstubAllGlobals());
+
+const byMatrices = 'decode by matrices, keys as bytes';
+const byMultiplyAdds = 'decode in f16';
+
+interface Setup {
+  readonly numKvHeads?: number;
+  readonly options?: Partial<PagedAttentionOptions>;
+  /** A kernel that does not compile. */
+  readonly refused?: string;
+}
+
+/** A layer over sequences of so many keys, int8 in rows of 128, four query heads for each KV head. */
+async function open(lengths: readonly number[], { numKvHeads = 8, options, refused }: Setup = {}) {
+  const { gpu: plain, sizes, writes } = fakeGpu();
+  const device = {
+    ...plain.device,
+    createShaderModule: () => ({ getCompilationInfo: async () => ({ messages: [] }) }),
+    async createComputePipelineAsync({ label }: GPUComputePipelineDescriptor) {
+      if (label === refused) throw new Error('no such type');
+      return { label };
+    },
+    queue: { ...plain.device.queue, submit() {} },
+  };
+  const features = { ...plain.features, shaderF16: true, subgroups: true, narrowMatrices: true, byteMatrices: true };
+  const limits = {
+    ...plain.limits,
+    maxBufferSize: 2 ** 32,
+    maxStorageBufferBindingSize: 2 ** 31 - 4,
+    maxComputeWorkgroupStorageSize: 49152,
+  };
+  const gpu = { ...plain, device, features, limits, subgroupMinSize: 0 } as unknown as Gpu;
+  const blocks = lengths.map((length) => Math.ceil(length / 16));
+  const kv = new KvCache(gpu, {
+    ...{ numLayers: 1, numKvHeads, headDim: 128, blockSize: 16, dtype: 'int8', maxSequences: lengths.length },
+    ...{ numBlocks: blocks.reduce((sum, count) => sum + count, 1), maxBlocksPerSequence: Math.max(...blocks) },
+  });
+  const cache = new LaunchCache(gpu);
+  const numHeads = 4 * numKvHeads;
+  const attention = new PagedAttention(cache, kv, { numHeads, maxTokensPerStep: lengths.length, maxInvocations: 256, ...options });
+  const rows = gpu.device.createBuffer({ size: lengths.length * numHeads * 128 * 4, usage: GPUBufferUsage.STORAGE });
+  await attention.prepare();
+  const layer = await attention.prepareLayer(0, { query: rows, key: rows, value: rows, output: rows });
+  const sequences = lengths.map((length) => {
+    const sequence = kv.open();
+    kv.extend(sequence, length);
+    return sequence;
+  });
+  /** Attends for the first `count` sequences. @returns the kernels of single tokens, each with its work items */
+  const step = (count = lengths.length): readonly (readonly [string, number])[] => {
+    const launched: [string, number][] = [];
+    let name = '';
+    const pass = {
+      setPipeline({ label }: { label: string }) {
+        name = label;
+      },
+      setBindGroup() {},
+      dispatchWorkgroups: (_x: number, y: number) => void (name.startsWith('decode') && launched.push([name, y])),
+    } as unknown as GPUComputePassEncoder;
+    attention.plan(sequences.slice(0, count).map((sequence) => ({ sequence, queryLen: 1 })));
+    attention.write();
+    layer.attend(pass);
+    cache.submit([]);
+    return launched;
+  };
+  return { attention, layer, step, sizes, writes, numHeads };
+}
+
+const rows = (count: number, length: number) => Array<number>(count).fill(length);
+
+describe('a large batch', () => {
+  it('has a kernel of its own, and parts of its own; smaller ones between have not', async () => {
+    const { step } = await open(rows(9, 4096));
+    expect([step(), step(8), step(), step(1)]).toEqual([
+      [[byMatrices, 9 * 21]],
+      [[byMultiplyAdds, 8 * 8]],
+      [[byMatrices, 9 * 21]],
+      [[byMultiplyAdds, 32]],
+    ]);
+  });
+
+  it('is as any other where the caller says how to cut, or the kernel does not compile', async () => {
+    const told = { targetWorkgroups: 512, minSegmentKeys: 128 };
+    const setups: readonly Setup[] = [{ options: told }, { options: { deterministic: true } }, { refused: byMatrices }];
+    const steps = await Promise.all(setups.map(async (setup) => (await open(rows(9, 4096), setup)).step()));
+    expect(steps).toEqual([[[byMultiplyAdds, 9 * 7]], [[byMultiplyAdds, 9 * 4]], [[byMultiplyAdds, 9 * 7]]]);
+  });
+
+  it('has room for the states of all its parts, with one KV head too', async () => {
+    const { step, attention, sizes, numHeads } = await open(rows(64, 8192), { numKvHeads: 1 });
+    expect(step()).toEqual([[byMatrices, 64 * 32]]);
+    expect(attention.writer.read('NUM_MERGE_ROWS')).toBe(64);
+    expect(sizes.get('partial states')).toBeGreaterThanOrEqual(64 * 32 * numHeads * 132 * 4);
+  });
+
+  it('sees what changes in a layer', async () => {
+    const { layer, step, writes } = await open(rows(9, 4096));
+    const written = (value: number) => {
+      writes.length = 0;
+      step();
+      return writes.some((words) => words.includes(value));
+    };
+    expect(written(7_777)).toBe(false);
+    layer.set({ window: 7_777 });
+    expect(written(7_777)).toBe(true);
+  });
+});
