@@ -4,17 +4,11 @@ import type { ArgumentsOf } from '../launch/kernel.ts';
 import type { LaunchSite } from '../launch/site.ts';
 import { adapterDefaults, mergeInvocations } from './adapters.ts';
 import { decodeBy, prefillBy } from './attend.ts';
+import { attendArgumentNames } from './attend-kernels.ts';
 import { findCascades } from './cascade.ts';
 import { checkCascades, checkEntry, checkScalars } from './checks.ts';
-import {
-  attendArgumentNames,
-  type KernelParts,
-  mergeKernel,
-  type PoolKernels,
-  partialWords,
-  poolKernelsFor,
-  updateKernel,
-} from './kernels.ts';
+import { partialWords } from './declarations.ts';
+import { type KernelParts, mergeKernel, type PoolKernels, poolKernelsFor, updateKernel } from './kernels.ts';
 import type { KvCache } from './kv-cache.ts';
 import { blockBytes, checkPositive, hasTokenScales, kvFormats, loadWords } from './layout.ts';
 import { pointIntoModification, prepareModifications } from './modifications.ts';

@@ -9,7 +9,8 @@ import { indexedDbStore, type JsonKind, type JsonStore, type JsonStoreOptions, t
 import { hash } from '../launch/manifest.ts';
 import { version } from '../version.ts';
 import { adapterDefaults } from './adapters.ts';
-import { attentionKernels, deviceHalves, halvesAlone, type KernelParts } from './kernels.ts';
+import { deviceHalves, halvesAlone } from './attend-kernels.ts';
+import { attentionKernels, type KernelParts } from './kernels.ts';
 import { hasTokenScales, type KvDtype, type KvLayout, kvFormats } from './layout.ts';
 import { type LargeSplit, planPrelude, type Split } from './plan.ts';
 import { type DecodeTile, decodeTileSpace } from './tiles/decode.ts';

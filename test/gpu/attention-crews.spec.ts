@@ -2,7 +2,7 @@
  * Decode tiles in which more invocations read a value together than a key: every value in float64 beside it, in a poisoned pool. On a device without
  * shader-f16 products in f16 are those in f32 by the same text, so that all but their range and rounding is tested anywhere.
  */
-import { deviceHalves, type HalfProducts } from '../../src/attention/kernels.ts';
+import { deviceHalves, type HalfProducts } from '../../src/attention/attend-kernels.ts';
 import type { KernelChoice } from '../../src/attention/tuned.ts';
 import { type SpecContext, spec } from '../harness/harness.ts';
 import { type GridCase, plainCase } from './grid.ts';

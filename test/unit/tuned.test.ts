@@ -1,6 +1,6 @@
 /** What a tuning from a file may and may not do. */
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { deviceHalves } from '../../src/attention/kernels.ts';
+import { deviceHalves } from '../../src/attention/attend-kernels.ts';
 import { chooseKernels, nearestSplit, tileSpace, tuningOrigin } from '../../src/attention/tuned.ts';
 import { splitSpace } from '../../src/attention/tuner.ts';
 import { hostName } from '../../src/host.ts';
