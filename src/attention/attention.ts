@@ -24,6 +24,7 @@ import {
   type PlannedSequence,
   PlanWriter,
   packBatch,
+  singleTokens,
 } from './plan.ts';
 import { isMatrixTile } from './tiles/matrix.ts';
 import { chooseKernels, type KernelChoice, nearestSplit, type TunedSplit, workgroupsPerItem } from './tuned.ts';
@@ -357,14 +358,8 @@ export class PagedAttention {
 
   /** Chooses the kernel of single tokens. @returns keys of one of its work items, as the nearest split says */
   #segmentKeys(planned: readonly PlannedSequence[]): number {
-    let sequences = 0;
-    let keys = 0;
-    for (const { queryLen, seqLen } of this.#splits.length > 1 ? planned : []) {
-      if (queryLen !== 1) continue;
-      sequences++;
-      keys += seqLen;
-    }
-    const split = nearestSplit(this.#splits, sequences, keys / Math.max(1, sequences));
+    const { rows, keys } = singleTokens(planned);
+    const split = nearestSplit(this.#splits, rows, keys / Math.max(1, rows));
     const segmentKeys = chooseSegmentKeys(planned, this.#workgroupsPerItem, split);
     const large = this.#large && isMatrixTile(this.#large.by.tile) ? this.#large : undefined;
     const largeKeys = large && chooseLargeSegmentKeys(planned, large.workgroupsPerItem, segmentKeys, large);

@@ -365,26 +365,36 @@ export interface Split {
 /** Keys of a tile of any decode kernel, about: the shortest part, and the steps in which a part's length is reckoned. */
 const segmentUnit = 64;
 
+/** The rows of single tokens of a batch: how many, their keys, and the longest one's. */
+export function singleTokens(batch: readonly Pick<PlannedSequence, 'queryLen' | 'seqLen'>[]): {
+  readonly rows: number;
+  readonly keys: number;
+  readonly longest: number;
+} {
+  let rows = 0;
+  let keys = 0;
+  let longest = 0;
+  for (const { queryLen, seqLen } of batch) {
+    if (queryLen !== 1) continue;
+    rows++;
+    keys += seqLen;
+    longest = Math.max(longest, seqLen);
+  }
+  return { rows, keys, longest };
+}
+
 /** Chooses how many keys one work item takes, at most: every row is cut into equal parts that are no longer. */
 export function chooseSegmentKeys(batch: readonly PlannedSequence[], workgroupsPerItem: number, split: Split): number {
   const { targetWorkgroups, minSegmentKeys, unsplitKeys = minSegmentKeys, leastWorkgroups = 0 } = split;
-  let keys = 0;
-  let longest = 0;
-  let longestRow = 0;
-  for (const { queryLen, seqLen } of batch) {
-    longest = Math.max(longest, seqLen);
-    if (queryLen !== 1) continue;
-    keys += seqLen;
-    longestRow = Math.max(longestRow, seqLen);
-  }
-  if (longest <= unsplitKeys) return unsplitKeys;
+  if (batch.every(({ seqLen }) => seqLen <= unsplitKeys)) return unsplitKeys;
+  const { keys, longest } = singleTokens(batch);
   const even = (workgroups: number) => Math.ceil((keys * workgroupsPerItem) / workgroups / segmentUnit) * segmentUnit;
   const mayBeFew = leastWorkgroups > 0 && batch.every(({ queryLen }) => queryLen === 1);
   const least = mayBeFew ? Math.min(minSegmentKeys, even(leastWorkgroups)) : minSegmentKeys;
   const wanted = even(targetWorkgroups);
   if (wanted <= least) return least;
   // Whole parts of the longest row: a small rest would be workgroups for which the others leave no place, and which run when these are done.
-  return Math.ceil(longestRow / Math.max(1, Math.floor(longestRow / wanted)));
+  return Math.ceil(longest / Math.max(1, Math.floor(longest / wanted)));
 }
 
 /** How the batches of a kernel are cut that serves large ones alone, and which these are. */
@@ -402,9 +412,8 @@ export function chooseLargeSegmentKeys(
   segmentKeys: number,
   split: LargeSplit,
 ): number | undefined {
-  const rows = batch.filter(({ queryLen }) => queryLen === 1);
-  const keys = rows.reduce((sum, { seqLen }) => sum + seqLen, 0);
-  const isCut = rows.length > 1 && rows.some(({ seqLen }) => seqLen > segmentKeys);
+  const { rows, keys, longest } = singleTokens(batch);
+  const isCut = rows > 1 && longest > segmentKeys;
   const least = isCut ? split.leastKeys : split.leastWholeKeys;
   return keys * workgroupsPerItem >= least * split.targetWorkgroups ? chooseSegmentKeys(batch, workgroupsPerItem, split) : undefined;
 }

@@ -186,11 +186,15 @@ export function tileSpace(
   const groupSize = shape.numHeads / shape.numKvHeads;
   const memory = limits.maxComputeWorkgroupStorageSize;
   const maxInvocations = most ?? adapterDefaults(adapter).maxInvocations;
-  const device = { memory, maxInvocations, subgroupSize: subgroupMinSize, shaderF16: shaderF16 && features.shaderF16 };
-  const narrow = subgroupMatrices && features.narrowMatrices ? { memory, maxInvocations, byteMatrices: features.byteMatrices } : undefined;
+  const { byteMatrices } = features;
+  const device = { memory, maxInvocations, subgroupSize: subgroupMinSize, shaderF16: shaderF16 && features.shaderF16, byteMatrices };
+  const decodesByMatrices = subgroupMatrices && features.narrowMatrices;
   return {
-    decode: [...(narrow ? matrixDecodeTileSpace(shape, groupSize, narrow) : []), ...decodeTileSpace(shape, groupSize, device, most)],
-    large: narrow && largeDecodeTile(shape, groupSize, narrow),
+    decode: [
+      ...(decodesByMatrices ? matrixDecodeTileSpace(shape, groupSize, device) : []),
+      ...decodeTileSpace(shape, groupSize, device, most),
+    ],
+    large: decodesByMatrices ? largeDecodeTile(shape, groupSize, device) : undefined,
     prefill: [
       ...(subgroupMatrices && features.subgroupMatrices ? matrixPrefillTileSpace(shape, groupSize, memory, maxInvocations) : []),
       ...prefillTileSpace(shape, groupSize, memory, maxInvocations, most),

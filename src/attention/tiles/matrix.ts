@@ -1,6 +1,7 @@
 /** Tiles of the attention kernels by subgroup matrices. Pure. */
 import { type KvLayout, kvFormats } from '../layout.ts';
 import { type LargeSplit, spanWords } from '../plan.ts';
+import type { DecodeDevice } from './decode.ts';
 
 /** How the prefill kernel by matrices takes rows and keys; see shaders/attention/prefill-matrix.wgsl. */
 export interface MatrixPrefillTile {
@@ -99,11 +100,7 @@ export function matrixDecodeMemory({ subgroupCount, keyBlocks, byteKeys }: Omit<
 }
 
 /** What of a device decides how decode by matrices takes keys. */
-export interface MatrixDecodeDevice {
-  /** Bytes of a workgroup's memory. */
-  readonly memory: number;
-  /** Most invocations that a workgroup should have. */
-  readonly maxInvocations: number;
+export interface MatrixDecodeDevice extends Pick<DecodeDevice, 'memory' | 'maxInvocations'> {
   /** It has matrices of bytes. */
   readonly byteMatrices: boolean;
 }
