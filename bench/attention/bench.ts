@@ -132,6 +132,9 @@ const prefill = (batch: number, queryLen: number, seqLen: number, dtype: KvDtype
 
 const dtypes: readonly KvDtype[] = ['f32', 'f16', 'int8', 'fp8_e4m3', 'fp8_e5m2'];
 
+/** 64 sequences of 4,096 keys; in f32 half as many, which are as many bytes as in f16. */
+const longDecode = (dtype: KvDtype): AttentionCase => decode(dtype === 'f32' ? 32 : 64, 4096, dtype);
+
 function appendCases(small: boolean): readonly AppendCase[] {
   const sizes = small
     ? [[4, 8]]
@@ -302,13 +305,8 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
         { name: '32 ragged, one of 16384', lengths: ragged, dtype: 'f16' },
       ],
     },
-    { title: 'KV dtypes', bound: 'read', cases: dtypes.map((dtype) => decode(dtype === 'f32' ? 32 : 64, 4096, dtype)) },
-    {
-      title: 'head dim 64',
-      bound: 'read',
-      shape: { headDim: 64 },
-      cases: dtypes.map((dtype) => decode(dtype === 'f32' ? 32 : 64, 4096, dtype)),
-    },
+    { title: 'KV dtypes', bound: 'read', cases: dtypes.map(longDecode) },
+    { title: 'head dim 64', bound: 'read', shape: { headDim: 64 }, cases: dtypes.map(longDecode) },
     { title: 'groups of 8', bound: 'read', shape: groupsOf8, cases: groupCases(gpu, { ...shape, ...groupsOf8 }) },
     {
       title: 'splits',
@@ -342,7 +340,7 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
         bound: 'read' as const,
         shape: swept,
         cases: decodeSweep(gpu, swept, dtype).flatMap((tile) =>
-          [decode(dtype === 'f32' ? 32 : 64, 4096, dtype), decode(8, 1024, dtype)].map((one) => ({ ...one, decode: tile })),
+          [longDecode(dtype), decode(8, 1024, dtype)].map((one) => ({ ...one, decode: tile })),
         ),
       })),
     ),

@@ -1,14 +1,14 @@
 // Attention of single query tokens by products of matrices (see narrow-matrix.wgsl), f16 operands and f32 sums: a workgroup takes one work item (a
-// token and a range of its keys), one KV head and up to eight of the query heads that share it. Keys in int8 may be operands as they are
-// (matrix-keys-f16.wgsl, matrix-keys-i8.wgsl). By multiply-adds each head costs a row's
-// values once more, by matrices all eight cost what one does, so that groups of more than four heads run at the memory's speed, too.
+// token and a range of its keys), one KV head and up to eight of the query heads that share it. By multiply-adds each head costs a row's
+// values once more, by matrices all eight cost what one does, so that groups of more than four heads run at the memory's speed, too. How keys
+// meet queries is a part of its own: matrix-keys-f16.wgsl or, for keys in int8 that are operands as they are, matrix-keys-i8.wgsl.
 //
 // Each subgroup has keys of its own, keyBlocks matrices of 16, and a part of workgroup memory, through which rows become matrices: 64 values of
 // 16 keys at a time, which leaves room for sixteen subgroups on a core. A round takes three steps: all scores, all weights, all outputs. Loads of
 // keys, and later of values, stand right before what waits for them, with no branch in between: drivers move loads behind branches, so that loads
 // for a later round would only keep registers. Many in one step hide the memory, and so do the core's other subgroups.
 //
-// Between the products two groups of 16 invocations have four heads each of the 16 keys of a matrix; scores are in powers of two. Weights
+// Between the products an invocation has four heads of a key, all that there are or half of them; scores are in powers of two. Weights
 // are relative to a reference of the subgroup that lies `headroom` below what was the head's highest score when it was taken, and a new one is
 // taken only when a score is `slack` above it: outputs, which would have to leave their registers for it, are hardly ever rescaled. The
 // scales of values are in the scores that count for it, so that weights times scales stay below 2^slack. Where a reference is raised the
