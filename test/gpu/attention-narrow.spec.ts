@@ -3,6 +3,7 @@
  * their place (attention-narrow-emulation.wgsl, attention-byte-emulation.wgsl), so that all but the products themselves is tested anywhere.
  */
 
+import type { KernelParts } from '../../src/attention/kernels.ts';
 import type { MatrixDecodeTile } from '../../src/attention/tiles/matrix.ts';
 import type { KernelChoice } from '../../src/attention/tuned.ts';
 import type { MatrixFunctions } from '../../src/matrices.ts';
@@ -35,14 +36,17 @@ const layouts = {
   'e4m3, group of 4, one subgroup': { heads: '8/2', headDim: 128, storage: 'e4m3 by token', tile: [1, 2] },
 } as const satisfies Readonly<Record<string, NarrowLayout>>;
 
+/** The device's own where it has both kinds of matrices. */
+function partsFor({ gpu: { features } }: SpecContext): KernelParts {
+  return features.narrowMatrices && features.byteMatrices ? {} : { matrices: { decode: emulated, bytes } };
+}
+
 async function run(t: SpecContext, name: keyof typeof layouts, change: Partial<GridCase>, more: CaseChange = {}): Promise<void> {
   const { tile, byteKeys = false, ...layout }: NarrowLayout = layouts[name];
   const [subgroupCount, keyBlocks] = tile;
   const [numHeads, numKvHeads] = layout.heads.split('/').map(Number);
   const decode: MatrixDecodeTile = { headTile: Math.min(8, numHeads / numKvHeads), subgroupCount, keyBlocks, byteKeys };
-  const { narrowMatrices, byteMatrices } = t.gpu.features;
-  const parts = narrowMatrices && byteMatrices ? {} : { matrices: { decode: emulated, bytes } };
-  const kernels = { name: `matrices ${tile}`, of: (choice: KernelChoice) => ({ ...choice, decode, parts }) };
+  const kernels = { name: `matrices ${tile}`, of: (choice: KernelChoice) => ({ ...choice, decode, parts: partsFor(t) }) };
   const of = { ...plainCase, ...layout, device: t.variant, maxInvocations: 8, ...change } as GridCase; // heads in no grid, too
   await runCases(t, t.gpu, [[0, of]], new GridTotals(), { ...more, kernels });
 }
@@ -76,13 +80,11 @@ for (const [name, [change, more]] of Object.entries(cases)) {
 spec(
   'a kernel for large batches',
   async (t) => {
-    const { narrowMatrices, byteMatrices } = t.gpu.features;
-    const matrices = narrowMatrices && byteMatrices ? {} : { matrices: { decode: emulated, bytes } };
     const tile = { headTile: 4, subgroupCount: 1, keyBlocks: 2, byteKeys: true };
     const split = { targetWorkgroups: 1, minSegmentKeys: 4096, leastKeys: 1000, leastWholeKeys: 1000 };
     const kernels = {
       name: 'large',
-      of: (choice: KernelChoice) => ({ ...choice, large: { tile, split }, parts: { ...choice.parts, ...matrices } }),
+      of: (choice: KernelChoice) => ({ ...choice, large: { tile, split }, parts: { ...choice.parts, ...partsFor(t) } }),
     };
     const of = { ...plainCase, heads: '8/2', headDim: 128, storage: 'int8 by token', device: t.variant, maxInvocations: 8 } as const;
     for (const lengths of ['three single tokens', 'on edges of blocks, tiles and pieces', '64 mixed'] as const)

@@ -64,6 +64,34 @@ export function fakeGpu(): FakeGpu {
   };
 }
 
+/** With the limits of an H200: tiles depend on the workgroup memory. */
+export function largeGpu(): FakeGpu {
+  const { gpu, ...seen } = fakeGpu();
+  const limits = { maxBufferSize: 2 ** 32, maxStorageBufferBindingSize: 2 ** 31 - 4, maxComputeWorkgroupStorageSize: 49152 };
+  return { ...seen, gpu: { ...gpu, limits: { ...gpu.limits, ...limits } } };
+}
+
+/** As those that have subgroups of 32 and their matrices. @param refused a kernel that does not compile */
+export function matrixGpu(refused?: string): FakeGpu {
+  const { gpu, ...seen } = largeGpu();
+  const { device } = gpu;
+  device.createShaderModule = () => ({ getCompilationInfo: async () => ({ messages: [] }) }) as unknown as GPUShaderModule;
+  device.createComputePipelineAsync = async ({ label = '' }) => {
+    if (label === refused) throw new Error('no such type');
+    return {} as GPUComputePipeline;
+  };
+  const features = {
+    shaderF16: true,
+    subgroups: true,
+    timestampQuery: false,
+    subgroupMatrices: true,
+    narrowMatrices: true,
+    byteMatrices: true,
+  };
+  const wgslLanguageFeatures = new Set(['packed_4x8_integer_dot_product']);
+  return { ...seen, gpu: { ...gpu, features, subgroupMinSize: 32, wgslLanguageFeatures } };
+}
+
 /** Of an adapter that nobody knows and that computes on no CPU. */
 export function gpuWith(features: Partial<Gpu['features']>): Gpu {
   const { gpu } = fakeGpu();

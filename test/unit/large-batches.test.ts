@@ -1,7 +1,8 @@
 /** The decode kernel for large batches beside the one for all others, on a device that only counts. */
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { type Gpu, KvCache, LaunchCache, PagedAttention, type PagedAttentionOptions } from '../../src/index.ts';
-import { fakeGpu } from './fake-gpu.ts';
+import { KvCache, LaunchCache, PagedAttention, type PagedAttentionOptions } from '../../src/index.ts';
+import { WorkWatch } from '../gpu/work.ts';
+import { fakePass, matrixGpu } from './fake-gpu.ts';
 
 afterEach(() => vi.unstubAllGlobals());
 
@@ -17,24 +18,9 @@ interface Setup {
 
 /** A layer over sequences of so many keys, int8 in rows of 128, four query heads for each KV head. */
 async function open(lengths: readonly number[], { numKvHeads = 8, options, refused }: Setup = {}) {
-  const { gpu: plain, sizes, writes } = fakeGpu();
-  const device = {
-    ...plain.device,
-    createShaderModule: () => ({ getCompilationInfo: async () => ({ messages: [] }) }),
-    async createComputePipelineAsync({ label }: GPUComputePipelineDescriptor) {
-      if (label === refused) throw new Error('no such type');
-      return { label };
-    },
-    queue: { ...plain.device.queue, submit() {} },
-  };
-  const features = { ...plain.features, shaderF16: true, subgroups: true, narrowMatrices: true, byteMatrices: true };
-  const limits = {
-    ...plain.limits,
-    maxBufferSize: 2 ** 32,
-    maxStorageBufferBindingSize: 2 ** 31 - 4,
-    maxComputeWorkgroupStorageSize: 49152,
-  };
-  const gpu = { ...plain, device, features, limits, subgroupMinSize: 0 } as unknown as Gpu;
+  const { gpu, sizes, writes } = matrixGpu(refused);
+  gpu.device.queue.submit = () => {};
+  const watch = new WorkWatch(gpu);
   const blocks = lengths.map((length) => Math.ceil(length / 16));
   const kv = new KvCache(gpu, {
     ...{ numLayers: 1, numKvHeads, headDim: 128, blockSize: 16, dtype: 'int8', maxSequences: lengths.length },
@@ -53,20 +39,12 @@ async function open(lengths: readonly number[], { numKvHeads = 8, options, refus
   });
   /** Attends for the first `count` sequences. @returns the kernels of single tokens, each with its work items */
   const step = (count = lengths.length): readonly (readonly [string, number])[] => {
-    const launched: [string, number][] = [];
-    let name = '';
-    const pass = {
-      setPipeline({ label }: { label: string }) {
-        name = label;
-      },
-      setBindGroup() {},
-      dispatchWorkgroups: (_x: number, y: number) => void (name.startsWith('decode') && launched.push([name, y])),
-    } as unknown as GPUComputePassEncoder;
     attention.plan(sequences.slice(0, count).map((sequence) => ({ sequence, queryLen: 1 })));
     attention.write();
-    layer.attend(pass);
+    layer.attend(watch.watch(fakePass()));
     cache.submit([]);
-    return launched;
+    const decodes = Object.entries(watch.take().kernels).filter(([name]) => name.startsWith('decode'));
+    return decodes.flatMap(([name, { grids }]) => Object.keys(grids).map((grid) => [name, Number(grid.split(' ')[1])] as const));
   };
   return { attention, layer, step, sizes, writes, numHeads };
 }

@@ -2,10 +2,10 @@
 import { readFile } from 'node:fs/promises';
 import { afterAll, describe, expect, it, vi } from 'vitest';
 import { filesFrom } from '../../src/engine/index.ts';
-import type { Gpu, KvDtype, LaunchEvent } from '../../src/index.ts';
+import type { KvDtype, LaunchEvent } from '../../src/index.ts';
 import { changesOfWork, expectWork, type Work } from '../gpu/work.ts';
 import { type AttentionWorkOptions, all, attentionWork, type Lengths, ShippedWork, shippedSteps } from '../gpu/work-cases.ts';
-import { fakeGpu, fakePass } from './fake-gpu.ts';
+import { fakeGpu, fakePass, largeGpu, matrixGpu } from './fake-gpu.ts';
 
 afterAll(() => vi.unstubAllGlobals());
 
@@ -14,40 +14,12 @@ it('steps of the shipped model are the work that they were', async () => {
   for (const one of shippedSteps) expectWork(one.name, shipped.step(one, fakePass), one.work);
 });
 
-/** With the limits of an H200: tiles depend on the workgroup memory. */
-function largeGpu(): Gpu {
-  const { gpu } = fakeGpu();
-  const limits = { maxBufferSize: 2 ** 32, maxStorageBufferBindingSize: 2 ** 31 - 4, maxComputeWorkgroupStorageSize: 49152 };
-  return { ...gpu, limits: { ...gpu.limits, ...limits } };
-}
-
-/** As those that have subgroups of 32 and their matrices. @param refused a kernel that does not compile */
-function matrixGpu(refused?: string): Gpu {
-  const gpu = largeGpu();
-  const { device } = gpu;
-  device.createShaderModule = () => ({ getCompilationInfo: async () => ({ messages: [] }) }) as unknown as GPUShaderModule;
-  device.createComputePipelineAsync = async ({ label = '' }) => {
-    if (label === refused) throw new Error('no such type');
-    return {} as GPUComputePipeline;
-  };
-  const features = {
-    shaderF16: true,
-    subgroups: true,
-    timestampQuery: false,
-    subgroupMatrices: true,
-    narrowMatrices: true,
-    byteMatrices: true,
-  };
-  const wgslLanguageFeatures = new Set(['packed_4x8_integer_dot_product']);
-  return { ...gpu, features, subgroupMinSize: 32, wgslLanguageFeatures };
-}
-
 const shippedFiles = () => filesFrom('demo/model', async (name) => new Uint8Array(await readFile(`demo/model/${name}`)));
 const promptOf128 = { lengths: all(1, 128, 128) };
 
 describe('where the device has matrices', () => {
   it('prompts of the shipped model are the work that they were', async () => {
-    const shipped = await ShippedWork.open(matrixGpu(), shippedFiles(), { subgroupMatrices: true });
+    const shipped = await ShippedWork.open(matrixGpu().gpu, shippedFiles(), { subgroupMatrices: true });
     expectWork('prefill of 128, by matrices', shipped.step(promptOf128, fakePass), {
       writes: 1,
       bytesWritten: 5_180,
@@ -64,7 +36,7 @@ describe('where the device has matrices', () => {
   });
 
   it('a model that is told to do without has no kernel by them', async () => {
-    const shipped = await ShippedWork.open(matrixGpu(), shippedFiles(), { subgroupMatrices: false });
+    const shipped = await ShippedWork.open(matrixGpu().gpu, shippedFiles(), { subgroupMatrices: false });
     const { kernels } = shipped.step(promptOf128, fakePass);
     expect(Object.keys(kernels).filter((name) => name.includes('matrices'))).toEqual([]);
     expect(Object.keys(kernels)).toContain('matvec');
@@ -72,7 +44,7 @@ describe('where the device has matrices', () => {
 
   it('a model whose kernel by them does not compile does without, and tells it once', async () => {
     const events: LaunchEvent[] = [];
-    const shipped = await ShippedWork.open(matrixGpu('matmul by matrices'), shippedFiles(), {
+    const shipped = await ShippedWork.open(matrixGpu('matmul by matrices').gpu, shippedFiles(), {
       subgroupMatrices: true,
       onEvent: (event) => events.push(event),
     });
@@ -288,19 +260,19 @@ const layersByMatrices: readonly Layer[] = [
 
 describe('a layer of attention by subgroups and matrices is the work that it was', () => {
   it.each(layersByMatrices)('$name', async ({ name, lengths, dtype = 'f16', options, work }) => {
-    expectWork(name, await attentionWork(matrixGpu(), lengths, dtype, fakePass, options), work);
+    expectWork(name, await attentionWork(matrixGpu().gpu, lengths, dtype, fakePass, options), work);
   });
 });
 
 describe('a layer of attention is the work that it was', () => {
   it.each(layers)('$name', async ({ name, lengths, dtype = 'f16', options, work }) => {
-    expectWork(name, await attentionWork(largeGpu(), lengths, dtype, fakePass, options), work);
+    expectWork(name, await attentionWork(largeGpu().gpu, lengths, dtype, fakePass, options), work);
   });
 
   it('whose writes are bounded, however long the context', async () => {
     // The step, a new block, and 24 bytes for each part of the row, of which there are 64 at most.
     for (const context of [16385, 65537, 262145])
-      expect((await attentionWork(largeGpu(), all(1, 1, context), 'f16', fakePass)).bytesWritten).toBeLessThanOrEqual(1668);
+      expect((await attentionWork(largeGpu().gpu, all(1, 1, context), 'f16', fakePass)).bytesWritten).toBeLessThanOrEqual(1668);
   });
 });
 
