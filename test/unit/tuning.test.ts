@@ -114,6 +114,30 @@ describe('the decode tile', () => {
     }
   });
 
+  it('is what was measured on GPUs', () => {
+    const gpu = { memory: 49152, maxInvocations: 256 };
+    const devices = {
+      subgroups: { ...gpu, subgroupSize: 32, shaderF16: false },
+      'subgroups, f16': { ...gpu, subgroupSize: 32, shaderF16: true },
+      f16: { ...gpu, subgroupSize: 0, shaderF16: true },
+    };
+    const chosen = (device: DecodeDevice, headDim: number, groupSize: number) =>
+      (['f16', 'int8', 'fp8_e4m3'] as const).map((dtype) => {
+        const tile = chooseDecodeTile({ blockSize: 16, numKvHeads: 1, headDim, dtype }, groupSize, device)!;
+        return [tile.keyThreads, tile.valueThreads, tile.keysPerThread, tile.invocations].join('.');
+      });
+    expect(chosen(devices.subgroups, 128, 4)).toEqual(['16.16.4.128', '4.16.4.128', '4.16.4.128']);
+    expect(chosen(devices.subgroups, 128, 8)).toEqual(['8.16.4.128', '4.16.4.128', '4.16.4.128']);
+    expect(chosen(devices.subgroups, 64, 4)).toEqual(['8.8.4.128', '4.8.4.128', '4.8.4.128']);
+    expect(chosen(devices.subgroups, 64, 8)).toEqual(['8.8.4.64', '4.8.4.64', '4.8.4.64']);
+    expect(chosen(devices['subgroups, f16'], 128, 4)).toEqual(['16.16.4.128', '4.16.2.128', '4.16.2.128']);
+    expect(chosen(devices['subgroups, f16'], 64, 4)).toEqual(['8.8.4.128', '2.8.2.128', '4.8.4.128']);
+    expect(chosen(devices['subgroups, f16'], 64, 8)).toEqual(['8.8.4.64', '2.8.2.64', '4.8.4.64']);
+    expect(chosen(devices['subgroups, f16'], 96, 4)).toEqual(['4.4.4.64', '4.4.4.64', '4.4.4.64']);
+    expect(chosen(devices.f16, 128, 4)).toEqual(['8.16.4.64', '2.16.2.64', '2.16.2.64']);
+    expect(chosen(devices.f16, 64, 4)).toEqual(['4.8.2.128', '2.8.2.64', '2.8.2.64']);
+  });
+
   it('takes the whole group where it can, and nothing where nothing fits', () => {
     const [f32] = layouts(64);
     expect(chooseDecodeTile(f32!, 4, plainDevice)?.headTile).toBe(4);

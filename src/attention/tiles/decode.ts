@@ -48,9 +48,6 @@ export function decodeMemory(
   return [...queries, ...words].reduce((bytes, count) => bytes + Math.ceil(count / 4) * 16, 0);
 }
 
-/** Rows of values that a decode workgroup reads at once, at most. */
-const mostCrews = 8;
-
 /** What of a device decides how decode takes keys. */
 export interface DecodeDevice {
   /** Bytes of a workgroup's memory. */
@@ -63,12 +60,15 @@ export interface DecodeDevice {
   readonly shaderF16: boolean;
 }
 
+/** Others compute on the CPU. */
+const isGpu = ({ maxInvocations }: DecodeDevice) => maxInvocations >= 128;
+
 /**
  * How the decode kernel takes keys: several keys in flight, and all heads of a group that fit (at most 8); undefined when nothing fits into
  * the device's workgroup memory.
  */
 export function chooseDecodeTile(layout: KvLayout, groupSize: number, device: DecodeDevice): DecodeTile | undefined {
-  const { most, mostKeys, ...row } = chooseRowThreads(layout, device);
+  const { most, mostCrews, mostKeys, ...row } = chooseRowThreads(layout, groupSize, device);
   for (let crews = Math.min(mostCrews, Math.floor(most / row.valueThreads)); crews > 0; crews >>= 1) {
     for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
       // An invocation looks up one key of a tile at most.
@@ -81,64 +81,111 @@ export function chooseDecodeTile(layout: KvLayout, groupSize: number, device: De
   return undefined;
 }
 
-interface SubgroupTile extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'invocations' | 'loadWords'> {
-  /** Keys in flight. */
-  readonly keys: number;
+/** How the kernel by subgroups takes rows, of whatever length. */
+interface SubgroupTile extends Pick<DecodeTile, 'valueThreads' | 'invocations' | 'loadWords'> {
+  /** Loads of a key that an invocation has, unless fewer than `leastKeyThreads` would share the key. */
+  readonly keyUnits: number;
+  readonly leastKeyThreads: number;
+  /** Loads of keys that an invocation has in flight, of four keys at most. */
+  readonly keyLoads: number;
 }
 
 /**
- * By subgroups, the best of the tiles tried on an H100 (`npm run bench -- attention --filter "sweep of single tokens"` tries more): invocations that share
- * a key and a value, keys in flight, invocations of a workgroup, and u32 of a load. In Dawn, us for 64 x 4096: f16 355 (by 8 invocations 367), int8 231, e4m3
- * 239 and e5m2 221 (a key by 8 invocations: 241, 239, 231; 2 keys in flight: 246, 243, 231). In 8 bits an invocation has 128 registers, all that it may have if
- * the workgroups of 64 sequences are to run at once; where a compiler takes more (168, as NVIDIA's does when little is changed), it is 265 to 300 us.
+ * By subgroups, the best of the tiles tried on H200s and an H100 (`npm run bench -- attention --filter "sweep of single tokens"` tries more), as invocations
+ * that share a key and a value, and keys in flight. Dawn, us for 64 x 4096 with rows of 128 values: f16 16, 16, 4 250, 32 ragged sequences 55 (8, 16, 4 245,
+ * 60; in groups of 8 393, 106, and by 16, 16, 4 470, 95, 32 x 2048 122 and 140); f32, half as many, 16, 16, 4 246 (two keys 255); in 8 bits, on the H100
+ * in f32, int8, e4m3, e5m2: 4, 16, 4 231, 239, 221 (8, 16, 4 241, 239, 231; 4, 16, 2 246, 243, 231). There an invocation has 128 registers, all that it may have
+ * if the workgroups of 64 sequences are to run at once; where a compiler takes more (168, as NVIDIA's does when little is changed), it is 265 to 300 us.
+ *
+ * Rows of 64 values, in groups of 1, 2 and 4: f16 8, 8, 4 131, 133, 130, ragged 31, 42 of 1 and 4 (4, 8, 4 130, 130, 131, ragged 32, 44; in workgroups of 64
+ * 170, 147, 160, ragged 38, 40); e4m3 in f32 4, 8, 4 82, 91, 120 (2, 8, 2 85, 92, 122; 4, 8, 2 98, 101, 131).
  */
-const codesTile: SubgroupTile = { keyThreads: 4, valueThreads: 16, keys: 4, invocations: 128, loadWords: 2 };
+const wholeTile: SubgroupTile = { keyUnits: 2, leastKeyThreads: 8, keyLoads: 8, valueThreads: 16, invocations: 128, loadWords: 4 };
+const codesTile: SubgroupTile = { ...wholeTile, keyUnits: 4, leastKeyThreads: 4, keyLoads: 16, loadWords: 2 };
 const subgroupTiles: Readonly<Record<KvDtype, SubgroupTile>> = {
-  f32: { keyThreads: 16, valueThreads: 16, keys: 2, invocations: 128, loadWords: 4 },
-  f16: { keyThreads: 16, valueThreads: 16, keys: 4, invocations: 128, loadWords: 4 },
+  f32: wholeTile,
+  f16: { ...wholeTile, keyUnits: 1 },
   int8: codesTile,
   fp8_e4m3: codesTile,
   fp8_e5m2: codesTile,
 };
 /**
- * Of 8-bit codes that are multiplied in f16. On an H200 in Dawn, us for 64 x 4096 in int8, e4m3 and e5m2: 191, 180, 167 (in f32 219, 231, 201); with a key by 2
- * invocations 202, 202, 208 (168 registers), by 8 229, 235, 224; one key in flight 234, 245, 205, four 260, 272, 201.
+ * Of 8-bit codes that are multiplied in f16. On an H200 in Dawn, us for 64 x 4096 in int8, e4m3 and e5m2 with rows of 128 values: 4, 16, 2 191, 180, 167 (in
+ * f32 219, 231, 201); with a key by 2 invocations 202, 202, 208 (168 registers), by 8 229, 235, 224; one key in flight 234, 245, 205, four 260, 272, 201.
+ * Of 64 values: 2, 8, 2 95, 131, 132; 4, 8, 4 132, 109, 99; 4, 8, 2 120, 132, 128 (in f32 4, 8, 4 116, 120, 107).
  */
-const halvesTile: SubgroupTile = { ...codesTile, keys: 2 };
+const halvesTile: SubgroupTile = { ...codesTile, keyLoads: 8 };
+const bytesTile: SubgroupTile = { ...halvesTile, leastKeyThreads: 2 };
 
-/** Loads of a row that one invocation has, at most. */
+/** Loads of a row that one invocation has, and invocations that share a row, at most. */
 const mostUnits = 4;
+const mostTogether = 16;
 
-/** Which invocations share a row, by which loads, and most of the keys in flight and of the invocations. */
+/** Which invocations share a row, by which loads, and most of the keys in flight, of the rows of values read at once and of the invocations. */
 interface RowThreads extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'loadWords' | 'subgroups' | 'halves'> {
   readonly mostKeys: number;
+  readonly mostCrews: number;
   readonly most: number;
 }
 
-function chooseRowThreads(layout: KvLayout, { maxInvocations, subgroupSize, shaderF16 }: DecodeDevice): RowThreads {
-  // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
-  const isGpu = maxInvocations >= 128;
+/** Heads of a group whose outputs leave registers for what is in flight. */
+const fewHeads = 4;
+
+/** The tile by subgroups; `halves`: codes are multiplied in f16. */
+function chooseSubgroupTile(dtype: KvDtype, groupSize: number, halves: boolean): SubgroupTile {
+  if (halves) return dtype === 'int8' ? bytesTile : halvesTile;
+  return dtype === 'f16' && groupSize > fewHeads ? wholeTile : subgroupTiles[dtype];
+}
+
+const powerOf2AtLeast = (n: number) => 2 ** Math.ceil(Math.log2(n));
+
+function chooseRowThreads(layout: KvLayout, groupSize: number, device: DecodeDevice): RowThreads {
+  const { maxInvocations, subgroupSize, shaderF16 } = device;
   const areCodes = kvFormats[layout.dtype].bytes === 1;
   // Where there is no hardware for it, f16 is slow.
-  const halves = shaderF16 && isGpu && areCodes;
-  const best = halves ? halvesTile : subgroupTiles[layout.dtype];
+  const halves = shaderF16 && isGpu(device) && areCodes;
+  const { keyUnits, leastKeyThreads, keyLoads, ...best } = chooseSubgroupTile(layout.dtype, groupSize, halves);
   const words = Math.min(best.loadWords, loadWords(layout));
   const units = rowBytes(layout) / (4 * words);
-  const widest = Math.min(units & -units, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize);
-  const keyThreads = Math.min(widest, Math.max(best.keyThreads, 2 ** Math.ceil(Math.log2(units / mostUnits))));
-  if (keyThreads >= 4 && units <= mostUnits * keyThreads) {
+  const widest = Math.min(units & -units, mostTogether, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize);
+  const keyThreads = Math.min(widest, Math.max(leastKeyThreads, powerOf2AtLeast(units / keyUnits)));
+  if (widest >= 4 && units <= mostUnits * keyThreads) {
     const valueThreads = Math.min(widest, Math.max(best.valueThreads, keyThreads));
     const most = Math.max(valueThreads, Math.min(maxInvocations, best.invocations));
-    return { keyThreads, valueThreads, loadWords: words, subgroups: true, halves, mostKeys: isGpu ? best.keys : 2, most };
+    // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
+    const mostKeys = isGpu(device) ? Math.min(4, powerOf2AtLeast((keyLoads * keyThreads) / units)) : 2;
+    const mostCrews = isGpu(device) && groupSize <= fewHeads ? 16 : 8;
+    return { keyThreads, valueThreads, loadWords: words, subgroups: true, halves, mostKeys, mostCrews, most };
   }
-  if (isGpu && areCodes) return chooseCodeThreads(layout, halves);
+  if (isGpu(device)) return areCodes ? chooseCodeThreads(layout, halves) : chooseWholeThreads(layout);
   const loads = rowBytes(layout) / (4 * loadWords(layout));
-  let threads = Math.floor(Math.min(loads, maxInvocations, Math.max(8, loads / 2)));
-  while (loads % threads !== 0) threads--;
-  // Registers are what a GPU runs out of: large workgroups keep others from their core.
+  const threads = divisorUpTo(Math.min(maxInvocations, Math.max(8, loads / 2)), loads);
   const most = Math.max(threads, Math.min(maxInvocations, 64));
   const sizes = { keyThreads: threads, valueThreads: threads, loadWords: loadWords(layout) };
-  return { ...sizes, subgroups: false, halves: false, mostKeys: isGpu ? 4 : 2, most };
+  return { ...sizes, subgroups: false, halves: false, mostKeys: 2, mostCrews: 8, most };
+}
+
+/** The largest divisor of `n` that is not larger than `most`. */
+function divisorUpTo(most: number, n: number): number {
+  let divisor = Math.floor(Math.min(most, n));
+  while (n % divisor !== 0) divisor--;
+  return divisor;
+}
+
+/**
+ * On a GPU without subgroups, f16 and f32: eight values of a row for each invocation, and two loads of a key. On an H200 in Deno, us for 64 x 4096 in f16, as
+ * invocations that share a key and a value, keys, and invocations: rows of 128 values 8, 16, 4, 64 293, 32 ragged sequences 66 (8, 8, 4, 64 293, 74; 8, 16, 4, 128
+ * 306, 80; 4, 16, 2, 64 337); of 64 values, in groups of 1, 2, 4 and 8, 4, 8, 2, 128 129, 133, 147, 312 (4, 8, 4, 64 131, 136, 178, 348; 8, 8, 4, 64 162, 174,
+ * 203, 476); of 80 in Dawn, groups of 4, 5, 10, 2, 120 219 (5, 10, 4, 60 242; 5, 5, 4, 40 291). Registers are what a GPU runs out of: large workgroups
+ * keep others from their core.
+ */
+function chooseWholeThreads(layout: KvLayout): RowThreads {
+  const loads = rowBytes(layout) / (4 * loadWords(layout));
+  const valueThreads = divisorUpTo(Math.min(16, layout.headDim / 8), loads);
+  const keyThreads = divisorUpTo(Math.max(2, loads / 2), valueThreads);
+  const isShort = layout.dtype === 'f16' && layout.headDim <= 80;
+  const sizes = { keyThreads, valueThreads, loadWords: loadWords(layout), subgroups: false, halves: false };
+  return { ...sizes, mostCrews: 16, ...(isShort ? { mostKeys: 2, most: 128 } : { mostKeys: 4, most: 64 }) };
 }
 
 /**
@@ -148,11 +195,10 @@ function chooseRowThreads(layout: KvLayout, { maxInvocations, subgroupSize, shad
  */
 function chooseCodeThreads(layout: KvLayout, halves: boolean): RowThreads {
   const units = rowBytes(layout) / 8;
-  let valueThreads = Math.min(16, units);
-  while (units % valueThreads !== 0) valueThreads--;
+  const valueThreads = divisorUpTo(16, units);
   let keyThreads = Math.min(valueThreads, Math.max(2, Math.ceil(units / 8)));
   while (valueThreads % keyThreads !== 0) keyThreads++;
-  return { keyThreads, valueThreads, loadWords: 2, subgroups: false, halves, mostKeys: 2, most: halves ? 64 : 128 };
+  return { keyThreads, valueThreads, loadWords: 2, subgroups: false, halves, mostKeys: 2, mostCrews: 8, most: halves ? 64 : 128 };
 }
 
 /** The decode tiles to choose among when tuning, as `prefillTileSpace`: `chooseDecodeTile`'s first. */

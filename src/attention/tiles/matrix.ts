@@ -106,24 +106,24 @@ export interface MatrixDecodeDevice extends Pick<DecodeDevice, 'memory' | 'maxIn
 }
 
 /**
- * The decode tiles by matrices to choose among, the best first; none for shapes that other kernels take as fast: with rows of 128 values and groups of up to
- * four heads multiply-adds decode at the memory's speed, or nearly, but for large batches in 8 bits (`largeDecodeTile`).
+ * The decode tiles by matrices to choose among, the best first; none for shapes that other kernels take as fast: in groups of up to two heads of 64 values
+ * and four of 128 multiply-adds decode at the memory's speed, or nearly, but for large batches in 8 bits (`largeDecodeTile`).
  *
  * Of head dim 128 in groups of 8, on an H100, us for 64 x 4096 in f16, int8, e4m3 and e5m2: four subgroups and 16 keys 353, 228, 224, 222, 32 keys 415,
  * 209, 210, 201; two subgroups and 16 keys 377, 310, 301, 295, 32 keys 373, 254, 258, 236; by multiply-adds 504, 337, 346, 298. Bytes as operands
  * need more registers there: 242 instead of 180 in int8 on an H200.
  *
- * Of head dim 64, on an H200, f16, int8, e5m2: in groups of 4 four subgroups and 32 keys 130, 108, 114, two subgroups 136, 113, 121, one 135, 104, 110, by
- * multiply-adds 160, 212, 153; 1 x 1024 10.0, 11.0, 10.2, two subgroups 11.5, 13.0, 12.1, one 14.9, 17.0, 15.9, by multiply-adds 11.8, 12.5, 11.8. Groups of 8,
- * four subgroups, f16, int8 in bytes and as f16, e4m3: 130, 111, 118, 120, with 16 keys 149, 138, 148, 147, by multiply-adds 227, 269, 204; of 2 130, 107, 115, 117,
- * by multiply-adds 147, 156, 156; of 1 129, 107, 115, 117 and 170, 168, 146.
+ * Of head dim 64, on an H200, f16, int8, e5m2: in groups of 4 four subgroups and 32 keys 128, 108, 114, two subgroups 136, 113, 121, one 135, 104, 110, by
+ * multiply-adds 130, 96, 99, but 8 x 4096 26.9, 24.3, 23.8 and 28.8, 25.4, 24.5, 1 x 1024 10.9, 11.7, 10.9 and 12.6, 13.0, 13.2. Groups of 8, four
+ * subgroups, f16, int8 in bytes and as f16, e4m3: 130, 111, 118, 120, with 16 keys 149, 138, 148, 147, by multiply-adds 227, 180, 180, 184. Groups of 1, f16 and
+ * int8: 127, 107 and by multiply-adds 128, 74, 1 x 1024 10.7, 11.6 and 9.3, 9.5; of 2 64 x 4096 130, 107 and 133, 77.
  */
 export function matrixDecodeTileSpace(
   { headDim, dtype }: KvLayout,
   groupSize: number,
   { memory, maxInvocations, byteMatrices }: MatrixDecodeDevice,
 ): readonly MatrixDecodeTile[] {
-  const isTaken = headDim === 64 || (headDim === 128 && groupSize > 4);
+  const isTaken = (headDim === 64 && groupSize > 2) || (headDim === 128 && groupSize > 4);
   if (dtype === 'f32' || !isTaken || maxInvocations < 128) return [];
   const headTile = Math.min(groupSize, matrixHeads);
   const byteKeys = headDim === 64 && dtype === 'int8' && byteMatrices;
