@@ -6,7 +6,7 @@ import {
   decodeTeamsKernel,
   prefillKernel,
 } from '../../src/attention/kernels.ts';
-import { type KvLayout, kvFormats } from '../../src/attention/layout.ts';
+import { type KvDtype, type KvLayout, kvFormats } from '../../src/attention/layout.ts';
 import { chooseDecodeTile, type DecodeDevice, decodeMemory, decodeTileSpace } from '../../src/attention/tiles/decode.ts';
 import { choosePrefillTile, prefillMemory, prefillTileSpace } from '../../src/attention/tiles/prefill.ts';
 import { joinSource, type Kernel } from '../../src/launch/kernel.ts';
@@ -136,6 +136,18 @@ describe('the decode tile', () => {
     expect(chosen(devices['subgroups, f16'], 96, 4)).toEqual(['4.4.4.64', '4.4.4.64', '4.4.4.64']);
     expect(chosen(devices.f16, 128, 4)).toEqual(['8.16.4.64', '2.16.2.64', '2.16.2.64']);
     expect(chosen(devices.f16, 64, 4)).toEqual(['4.8.2.128', '2.8.2.64', '2.8.2.64']);
+  });
+
+  it('cuts large groups where there are no subgroups, evenly', () => {
+    const device = { memory: 49152, maxInvocations: 256, shaderF16: true };
+    const heads = (dtype: KvDtype, subgroupSize: number) =>
+      [4, 5, 6, 7, 8, 12].map(
+        (groupSize) =>
+          chooseDecodeTile({ blockSize: 16, numKvHeads: 1, headDim: 128, dtype }, groupSize, { ...device, subgroupSize })?.headTile,
+      );
+    expect(heads('f16', 0)).toEqual([4, 5, 6, 4, 4, 6]);
+    expect(heads('int8', 0)).toEqual([4, 3, 3, 4, 4, 4]);
+    expect(heads('int8', 32)).toEqual([4, 5, 6, 7, 8, 6]);
   });
 
   it('takes the whole group where it can, and nothing where nothing fits', () => {

@@ -64,13 +64,14 @@ export interface DecodeDevice {
 const isGpu = ({ maxInvocations }: DecodeDevice) => maxInvocations >= 128;
 
 /**
- * How the decode kernel takes keys: several keys in flight, and all heads of a group that fit (at most 8); undefined when nothing fits into
- * the device's workgroup memory.
+ * How the decode kernel takes keys: several keys in flight, and all heads of a group, or a half or third of them, as fit; undefined when nothing
+ * fits into the device's workgroup memory.
  */
 export function chooseDecodeTile(layout: KvLayout, groupSize: number, device: DecodeDevice): DecodeTile | undefined {
-  const { most, mostCrews, mostKeys, ...row } = chooseRowThreads(layout, groupSize, device);
+  const { most, mostCrews, mostHeads, mostKeys, ...row } = chooseRowThreads(layout, groupSize, device);
+  const parts = Math.ceil(groupSize / mostHeads);
   for (let crews = Math.min(mostCrews, Math.floor(most / row.valueThreads)); crews > 0; crews >>= 1) {
-    for (let headTile = Math.min(groupSize, 8); headTile > 0; headTile--) {
+    for (let headTile = Math.ceil(groupSize / parts); headTile > 0; headTile--) {
       // An invocation looks up one key of a tile at most.
       for (let keysPerThread = Math.min(mostKeys, row.keyThreads); keysPerThread > 0; keysPerThread >>= 1) {
         const tile = { headTile, keysPerThread, invocations: crews * row.valueThreads, ...row };
@@ -121,9 +122,10 @@ const bytesTile: SubgroupTile = { ...halvesTile, leastKeyThreads: 2 };
 const mostUnits = 4;
 const mostTogether = 16;
 
-/** Which invocations share a row, by which loads, and most of the keys in flight, of the rows of values read at once and of the invocations. */
+/** Which invocations share a row, by which loads, and most of the keys in flight, and of a workgroup's heads, rows of values at once and invocations. */
 interface RowThreads extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'loadWords' | 'subgroups' | 'halves'> {
   readonly mostKeys: number;
+  readonly mostHeads: number;
   readonly mostCrews: number;
   readonly most: number;
 }
@@ -155,14 +157,14 @@ function chooseRowThreads(layout: KvLayout, groupSize: number, device: DecodeDev
     // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
     const mostKeys = isGpu(device) ? Math.min(4, powerOf2AtLeast((keyLoads * keyThreads) / units)) : 2;
     const mostCrews = isGpu(device) && groupSize <= fewHeads ? 16 : 8;
-    return { keyThreads, valueThreads, loadWords: words, subgroups: true, halves, mostKeys, mostCrews, most };
+    return { keyThreads, valueThreads, loadWords: words, subgroups: true, halves, mostKeys, mostHeads: 8, mostCrews, most };
   }
   if (isGpu(device)) return areCodes ? chooseCodeThreads(layout, halves) : chooseWholeThreads(layout);
   const loads = rowBytes(layout) / (4 * loadWords(layout));
   const threads = divisorUpTo(Math.min(maxInvocations, Math.max(8, loads / 2)), loads);
   const most = Math.max(threads, Math.min(maxInvocations, 64));
   const sizes = { keyThreads: threads, valueThreads: threads, loadWords: loadWords(layout) };
-  return { ...sizes, subgroups: false, halves: false, mostKeys: 2, mostCrews: 8, most };
+  return { ...sizes, subgroups: false, halves: false, mostKeys: 2, mostHeads: 8, mostCrews: 8, most };
 }
 
 /** The largest divisor of `n` that is not larger than `most`. */
@@ -177,7 +179,7 @@ function divisorUpTo(most: number, n: number): number {
  * invocations that share a key and a value, keys, and invocations: rows of 128 values 8, 16, 4, 64 293, 32 ragged sequences 66 (8, 8, 4, 64 293, 74; 8, 16, 4, 128
  * 306, 80; 4, 16, 2, 64 337); of 64 values, in groups of 1, 2, 4 and 8, 4, 8, 2, 128 129, 133, 147, 312 (4, 8, 4, 64 131, 136, 178, 348; 8, 8, 4, 64 162, 174,
  * 203, 476); of 80 in Dawn, groups of 4, 5, 10, 2, 120 219 (5, 10, 4, 60 242; 5, 5, 4, 40 291). Registers are what a GPU runs out of: large workgroups
- * keep others from their core.
+ * keep others from their core. Groups of 8 by eight heads 785, by four 648, of 6 by six 553, by three 561.
  */
 function chooseWholeThreads(layout: KvLayout): RowThreads {
   const loads = rowBytes(layout) / (4 * loadWords(layout));
@@ -185,20 +187,30 @@ function chooseWholeThreads(layout: KvLayout): RowThreads {
   const keyThreads = divisorUpTo(Math.max(2, loads / 2), valueThreads);
   const isShort = layout.dtype === 'f16' && layout.headDim <= 80;
   const sizes = { keyThreads, valueThreads, loadWords: loadWords(layout), subgroups: false, halves: false };
-  return { ...sizes, mostCrews: 16, ...(isShort ? { mostKeys: 2, most: 128 } : { mostKeys: 4, most: 64 }) };
+  return { ...sizes, mostHeads: 6, mostCrews: 16, ...(isShort ? { mostKeys: 2, most: 128 } : { mostKeys: 4, most: 64 }) };
 }
 
 /**
  * On a GPU without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by two, which leaves few parts of a score. On an H200 in Deno, us for
  * 64 x 4096 in int8, e4m3 and e5m2: 284, 298, 271 in workgroups of 128 (of 64: 469, 487, 433; a key by 8: 345, 320, 325); in f16 229, 228, 212 in workgroups
- * of 64 (of 128: 247, 249, 240; a key by 4: 356, 345, 280).
+ * of 64 (of 128: 247, 249, 240; a key by 4: 356, 345, 280). Groups of 8, 6 and 5 in int8 at once 697, 491, 459, in halves 423, 370, 369.
  */
 function chooseCodeThreads(layout: KvLayout, halves: boolean): RowThreads {
   const units = rowBytes(layout) / 8;
   const valueThreads = divisorUpTo(16, units);
   let keyThreads = Math.min(valueThreads, Math.max(2, Math.ceil(units / 8)));
   while (valueThreads % keyThreads !== 0) keyThreads++;
-  return { keyThreads, valueThreads, loadWords: 2, subgroups: false, halves, mostKeys: 2, mostCrews: 8, most: halves ? 64 : 128 };
+  return {
+    keyThreads,
+    valueThreads,
+    loadWords: 2,
+    subgroups: false,
+    halves,
+    mostKeys: 2,
+    mostHeads: 4,
+    mostCrews: 8,
+    most: halves ? 64 : 128,
+  };
 }
 
 /** The decode tiles to choose among when tuning, as `prefillTileSpace`: `chooseDecodeTile`'s first. */
