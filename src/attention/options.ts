@@ -15,7 +15,7 @@ export interface PagedAttentionOptions {
   /** Most invocations of an attention workgroup, up to 256; default: what suits the adapter. */
   readonly maxInvocations?: number;
   /**
-   * Prefill, and decode where more than four query heads share a KV head, by subgroup matrices where the device has them and keys have 16 or 8 bits: queries
+   * Prefill, decode of large groups and large batches, by subgroup matrices where the device has them and keys have 16 or 8 bits (docs/tuning.md): queries
    * and weights are rounded to f16. Default true.
    */
   readonly subgroupMatrices?: boolean;

@@ -156,7 +156,7 @@ function chooseRowThreads(layout: KvLayout, groupSize: number, device: DecodeDev
     const most = Math.max(valueThreads, Math.min(maxInvocations, best.invocations));
     // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
     const mostKeys = isGpu(device) ? Math.min(4, powerOf2AtLeast((keyLoads * keyThreads) / units)) : 2;
-    const mostCrews = isGpu(device) && groupSize <= fewHeads ? 16 : 8;
+    const mostCrews = isGpu(device) && groupSize <= fewHeads && layout.headDim <= 128 ? 16 : 8;
     return { keyThreads, valueThreads, loadWords: words, subgroups: true, halves, mostKeys, mostHeads: 8, mostCrews, most };
   }
   if (isGpu(device)) return areCodes ? chooseCodeThreads(layout, halves) : chooseWholeThreads(layout);
