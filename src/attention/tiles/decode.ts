@@ -92,14 +92,9 @@ interface SubgroupTile extends Pick<DecodeTile, 'valueThreads' | 'invocations' |
 }
 
 /**
- * By subgroups, the best of the tiles tried on H200s and an H100 (`npm run bench -- attention --filter "sweep of single tokens"` tries more), as invocations
- * that share a key and a value, and keys in flight. Dawn, us for 64 x 4096 with rows of 128 values: f16 16, 16, 4 250, 32 ragged sequences 55 (8, 16, 4 245,
- * 60; in groups of 8 393, 106, and by 16, 16, 4 470, 95, 32 x 2048 122 and 140); f32, half as many, 16, 16, 4 246 (two keys 255); in 8 bits, on the H100
- * in f32, int8, e4m3, e5m2: 4, 16, 4 231, 239, 221 (8, 16, 4 241, 239, 231; 4, 16, 2 246, 243, 231). There an invocation has 128 registers, all that it may have
- * if the workgroups of 64 sequences are to run at once; where a compiler takes more (168, as NVIDIA's does when little is changed), it is 265 to 300 us.
- *
- * Rows of 64 values, in groups of 1, 2 and 4: f16 8, 8, 4 131, 133, 130, ragged 31, 42 of 1 and 4 (4, 8, 4 130, 130, 131, ragged 32, 44; in workgroups of 64
- * 170, 147, 160, ragged 38, 40); e4m3 in f32 4, 8, 4 82, 91, 120 (2, 8, 2 85, 92, 122; 4, 8, 2 98, 101, 131).
+ * By subgroups, the best of the tiles tried on H200s and an H100: `npm run bench -- attention --filter "sweep of single tokens"` tries them again, and
+ * docs/experiments.md has the figures. Registers decide: an invocation may have 128 if the workgroups of 64 sequences are to run at once. In 8 bits it has
+ * all of them, and where a compiler takes more (168, as NVIDIA's does when little is changed), decode is a third slower.
  */
 const wholeTile: SubgroupTile = { keyUnits: 2, leastKeyThreads: 8, keyLoads: 8, valueThreads: 16, invocations: 128, loadWords: 4 };
 const codesTile: SubgroupTile = { ...wholeTile, keyUnits: 4, leastKeyThreads: 4, keyLoads: 16, loadWords: 2 };
@@ -110,12 +105,9 @@ const subgroupTiles: Readonly<Record<KvDtype, SubgroupTile>> = {
   fp8_e4m3: codesTile,
   fp8_e5m2: codesTile,
 };
-/**
- * Of 8-bit codes that are multiplied in f16. On an H200 in Dawn, us for 64 x 4096 in int8, e4m3 and e5m2 with rows of 128 values: 4, 16, 2 191, 180, 167 (in
- * f32 219, 231, 201); with a key by 2 invocations 202, 202, 208 (168 registers), by 8 229, 235, 224; one key in flight 234, 245, 205, four 260, 272, 201.
- * Of 64 values: 2, 8, 2 95, 131, 132; 4, 8, 4 132, 109, 99; 4, 8, 2 120, 132, 128 (in f32 4, 8, 4 116, 120, 107).
- */
+/** Of 8-bit codes that are multiplied in f16: with twice as many loads in flight, as in f32, rows of 128 values take more registers than there are. */
 const halvesTile: SubgroupTile = { ...codesTile, keyLoads: 8 };
+/** Of keys in int8, which are multiplied as bytes there: two invocations read one of 64 values. */
 const bytesTile: SubgroupTile = { ...halvesTile, leastKeyThreads: 2 };
 
 /** Loads of a row that one invocation has, and invocations that share a row, at most. */
@@ -133,7 +125,10 @@ interface RowThreads extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'l
 /** Heads of a group whose outputs leave registers for what is in flight. */
 const fewHeads = 4;
 
-/** The tile by subgroups; `halves`: codes are multiplied in f16. */
+/**
+ * The tile by subgroups; `halves`: codes are multiplied in f16. Of f16 in large groups invocations have two loads of a key: 13 to 16 % faster on an H200, but
+ * ragged batches are 10 % slower, as in small groups, which win 2 % by it.
+ */
 function chooseSubgroupTile(dtype: KvDtype, groupSize: number, halves: boolean): SubgroupTile {
   if (halves) return dtype === 'int8' ? bytesTile : halvesTile;
   return dtype === 'f16' && groupSize > fewHeads ? wholeTile : subgroupTiles[dtype];
@@ -175,11 +170,8 @@ function divisorUpTo(most: number, n: number): number {
 }
 
 /**
- * On a GPU without subgroups, f16 and f32: eight values of a row for each invocation, and two loads of a key. On an H200 in Deno, us for 64 x 4096 in f16, as
- * invocations that share a key and a value, keys, and invocations: rows of 128 values 8, 16, 4, 64 293, 32 ragged sequences 66 (8, 8, 4, 64 293, 74; 8, 16, 4, 128
- * 306, 80; 4, 16, 2, 64 337); of 64 values, in groups of 1, 2, 4 and 8, 4, 8, 2, 128 129, 133, 147, 312 (4, 8, 4, 64 131, 136, 178, 348; 8, 8, 4, 64 162, 174,
- * 203, 476); of 80 in Dawn, groups of 4, 5, 10, 2, 120 219 (5, 10, 4, 60 242; 5, 5, 4, 40 291). Registers are what a GPU runs out of: large workgroups
- * keep others from their core. Groups of 8 by eight heads 785, by four 648, of 6 by six 553, by three 561.
+ * On a GPU without subgroups, f16 and f32: eight values of a row for each invocation, and two loads of a key. Registers are what a GPU runs out of: large
+ * workgroups keep others from their core, and so do more than six heads. Measured on an H200 in Deno (docs/experiments.md#decode-without-subgroups).
  */
 function chooseWholeThreads(layout: KvLayout): RowThreads {
   const loads = rowBytes(layout) / (4 * loadWords(layout));
@@ -191,9 +183,8 @@ function chooseWholeThreads(layout: KvLayout): RowThreads {
 }
 
 /**
- * On a GPU without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by two, which leaves few parts of a score. On an H200 in Deno, us for
- * 64 x 4096 in int8, e4m3 and e5m2: 284, 298, 271 in workgroups of 128 (of 64: 469, 487, 433; a key by 8: 345, 320, 325); in f16 229, 228, 212 in workgroups
- * of 64 (of 128: 247, 249, 240; a key by 4: 356, 345, 280). Groups of 8, 6 and 5 in int8 at once 697, 491, 459, in halves 423, 370, 369.
+ * On a GPU without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by two, which leaves few parts of a score, and four heads. In f32
+ * workgroups of 128 are 1.6 times as fast as of 64, in f16 those of 64 1.1 times as fast. Measured there, too.
  */
 function chooseCodeThreads(layout: KvLayout, halves: boolean): RowThreads {
   const units = rowBytes(layout) / 8;
