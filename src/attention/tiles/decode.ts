@@ -68,9 +68,9 @@ const isGpu = ({ maxInvocations }: DecodeDevice) => maxInvocations >= 128;
  * fits into the device's workgroup memory.
  */
 export function chooseDecodeTile(layout: KvLayout, groupSize: number, device: DecodeDevice): DecodeTile | undefined {
-  const { most, mostCrews, mostHeads, mostKeys, ...row } = chooseRowThreads(layout, groupSize, device);
+  const { mostCrews, mostHeads, mostKeys, ...row } = chooseRowThreads(layout, groupSize, device);
   const parts = Math.ceil(groupSize / mostHeads);
-  for (let crews = Math.min(mostCrews, Math.floor(most / row.valueThreads)); crews > 0; crews >>= 1) {
+  for (let crews = mostCrews; crews > 0; crews >>= 1) {
     for (let headTile = Math.ceil(groupSize / parts); headTile > 0; headTile--) {
       // An invocation looks up one key of a tile at most.
       for (let keysPerThread = Math.min(mostKeys, row.keyThreads); keysPerThread > 0; keysPerThread >>= 1) {
@@ -83,7 +83,7 @@ export function chooseDecodeTile(layout: KvLayout, groupSize: number, device: De
 }
 
 /** How the kernel by subgroups takes rows, of whatever length. */
-interface SubgroupTile extends Pick<DecodeTile, 'valueThreads' | 'invocations' | 'loadWords'> {
+interface SubgroupTile extends Pick<DecodeTile, 'loadWords'> {
   /** Loads of a key that an invocation has, unless fewer than `leastKeyThreads` would share the key. */
   readonly keyUnits: number;
   readonly leastKeyThreads: number;
@@ -96,30 +96,25 @@ interface SubgroupTile extends Pick<DecodeTile, 'valueThreads' | 'invocations' |
  * docs/experiments.md has the figures. Registers decide: an invocation may have 128 if the workgroups of 64 sequences are to run at once. In 8 bits it has
  * all of them, and where a compiler takes more (168, as NVIDIA's does when little is changed), decode is a third slower.
  */
-const wholeTile: SubgroupTile = { keyUnits: 2, leastKeyThreads: 8, keyLoads: 8, valueThreads: 16, invocations: 128, loadWords: 4 };
+const wholeTile: SubgroupTile = { keyUnits: 2, leastKeyThreads: 8, keyLoads: 8, loadWords: 4 };
+/** Of f16 in groups of few heads. */
+const halfTile: SubgroupTile = { ...wholeTile, keyUnits: 1 };
 const codesTile: SubgroupTile = { ...wholeTile, keyUnits: 4, leastKeyThreads: 4, keyLoads: 16, loadWords: 2 };
-const subgroupTiles: Readonly<Record<KvDtype, SubgroupTile>> = {
-  f32: wholeTile,
-  f16: { ...wholeTile, keyUnits: 1 },
-  int8: codesTile,
-  fp8_e4m3: codesTile,
-  fp8_e5m2: codesTile,
-};
-/** Of 8-bit codes that are multiplied in f16: with twice as many loads in flight, as in f32, rows of 128 values take more registers than there are. */
-const halvesTile: SubgroupTile = { ...codesTile, keyLoads: 8 };
+/** Where these codes are multiplied in f16: with twice as many loads in flight, as in f32, rows of 128 values take more registers than there are. */
+const codeHalvesTile: SubgroupTile = { ...codesTile, keyLoads: 8 };
 /** Of keys in int8, which are multiplied as bytes there: two invocations read one of 64 values. */
-const bytesTile: SubgroupTile = { ...halvesTile, leastKeyThreads: 2 };
+const bytesTile: SubgroupTile = { ...codeHalvesTile, leastKeyThreads: 2 };
 
-/** Loads of a row that one invocation has, and invocations that share a row, at most. */
+/** At most: loads of a row that one invocation has, invocations that share a row, and invocations of a workgroup. */
 const mostUnits = 4;
 const mostTogether = 16;
+const mostOfWorkgroup = 128;
 
-/** Which invocations share a row, by which loads, and most of the keys in flight, and of a workgroup's heads, rows of values at once and invocations. */
+/** Which invocations share a row, by which loads, and most of the keys in flight, and of a workgroup's heads and rows of values at once. */
 interface RowThreads extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'loadWords' | 'subgroups' | 'halves'> {
   readonly mostKeys: number;
   readonly mostHeads: number;
   readonly mostCrews: number;
-  readonly most: number;
 }
 
 /** Heads of a group whose outputs leave registers for what is in flight. */
@@ -130,36 +125,38 @@ const fewHeads = 4;
  * ragged batches are 10 % slower, as in small groups, which win 2 % by it.
  */
 function chooseSubgroupTile(dtype: KvDtype, groupSize: number, halves: boolean): SubgroupTile {
-  if (halves) return dtype === 'int8' ? bytesTile : halvesTile;
-  return dtype === 'f16' && groupSize > fewHeads ? wholeTile : subgroupTiles[dtype];
+  if (halves) return dtype === 'int8' ? bytesTile : codeHalvesTile;
+  if (kvFormats[dtype].bytes === 1) return codesTile;
+  return dtype === 'f16' && groupSize <= fewHeads ? halfTile : wholeTile;
 }
 
 const powerOf2AtLeast = (n: number) => 2 ** Math.ceil(Math.log2(n));
+
+/** Crews of `threads` that a workgroup of so many invocations has, at least one and `most` at most. */
+const crewsIn = (invocations: number, threads: number, most: number) => Math.max(1, Math.min(most, Math.floor(invocations / threads)));
 
 function chooseRowThreads(layout: KvLayout, groupSize: number, device: DecodeDevice): RowThreads {
   const { maxInvocations, subgroupSize, shaderF16 } = device;
   const areCodes = kvFormats[layout.dtype].bytes === 1;
   // Where there is no hardware for it, f16 is slow.
   const halves = shaderF16 && isGpu(device) && areCodes;
-  const { keyUnits, leastKeyThreads, keyLoads, ...best } = chooseSubgroupTile(layout.dtype, groupSize, halves);
-  const words = Math.min(best.loadWords, loadWords(layout));
+  const tile = chooseSubgroupTile(layout.dtype, groupSize, halves);
+  const words = Math.min(tile.loadWords, loadWords(layout));
   const units = rowBytes(layout) / (4 * words);
   const widest = Math.min(units & -units, mostTogether, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize);
-  const keyThreads = Math.min(widest, Math.max(leastKeyThreads, powerOf2AtLeast(units / keyUnits)));
+  const keyThreads = Math.min(widest, Math.max(tile.leastKeyThreads, powerOf2AtLeast(units / tile.keyUnits)));
   if (widest >= 4 && units <= mostUnits * keyThreads) {
-    const valueThreads = Math.min(widest, Math.max(best.valueThreads, keyThreads));
-    const most = Math.max(valueThreads, Math.min(maxInvocations, best.invocations));
     // Keys in flight hide a GPU's memory; elsewhere they make the code long, which lavapipe takes seconds to compile.
-    const mostKeys = isGpu(device) ? Math.min(4, powerOf2AtLeast((keyLoads * keyThreads) / units)) : 2;
-    const mostCrews = isGpu(device) && groupSize <= fewHeads && layout.headDim <= 128 ? 16 : 8;
-    return { keyThreads, valueThreads, loadWords: words, subgroups: true, halves, mostKeys, mostHeads: 8, mostCrews, most };
+    const mostKeys = isGpu(device) ? Math.min(4, powerOf2AtLeast((tile.keyLoads * keyThreads) / units)) : 2;
+    const most = isGpu(device) && groupSize <= fewHeads && layout.headDim <= 128 ? 16 : 8;
+    const mostCrews = crewsIn(Math.min(maxInvocations, mostOfWorkgroup), widest, most);
+    return { keyThreads, valueThreads: widest, loadWords: words, subgroups: true, halves, mostKeys, mostHeads: 8, mostCrews };
   }
   if (isGpu(device)) return areCodes ? chooseCodeThreads(layout, halves) : chooseWholeThreads(layout);
   const loads = rowBytes(layout) / (4 * loadWords(layout));
   const threads = divisorUpTo(Math.min(maxInvocations, Math.max(8, loads / 2)), loads);
-  const most = Math.max(threads, Math.min(maxInvocations, 64));
-  const sizes = { keyThreads: threads, valueThreads: threads, loadWords: loadWords(layout) };
-  return { ...sizes, subgroups: false, halves: false, mostKeys: 2, mostHeads: 8, mostCrews: 8, most };
+  const sizes = { keyThreads: threads, valueThreads: threads, loadWords: loadWords(layout), subgroups: false, halves: false };
+  return { ...sizes, mostKeys: 2, mostHeads: 8, mostCrews: crewsIn(Math.min(maxInvocations, 64), threads, 8) };
 }
 
 /** The largest divisor of `n` that is not larger than `most`. */
@@ -179,7 +176,7 @@ function chooseWholeThreads(layout: KvLayout): RowThreads {
   const keyThreads = divisorUpTo(Math.max(2, loads / 2), valueThreads);
   const isShort = layout.dtype === 'f16' && layout.headDim <= 80;
   const sizes = { keyThreads, valueThreads, loadWords: loadWords(layout), subgroups: false, halves: false };
-  return { ...sizes, mostHeads: 6, mostCrews: 16, ...(isShort ? { mostKeys: 2, most: 128 } : { mostKeys: 4, most: 64 }) };
+  return { ...sizes, mostKeys: isShort ? 2 : 4, mostHeads: 6, mostCrews: crewsIn(isShort ? 128 : 64, valueThreads, 16) };
 }
 
 /**
@@ -191,17 +188,8 @@ function chooseCodeThreads(layout: KvLayout, halves: boolean): RowThreads {
   const valueThreads = divisorUpTo(16, units);
   let keyThreads = Math.min(valueThreads, Math.max(2, Math.ceil(units / 8)));
   while (valueThreads % keyThreads !== 0) keyThreads++;
-  return {
-    keyThreads,
-    valueThreads,
-    loadWords: 2,
-    subgroups: false,
-    halves,
-    mostKeys: 2,
-    mostHeads: 4,
-    mostCrews: 8,
-    most: halves ? 64 : 128,
-  };
+  const sizes = { keyThreads, valueThreads, loadWords: 2, subgroups: false, halves };
+  return { ...sizes, mostKeys: 2, mostHeads: 4, mostCrews: crewsIn(halves ? 64 : 128, valueThreads, 8) };
 }
 
 /** The decode tiles to choose among when tuning, as `prefillTileSpace`: `chooseDecodeTile`'s first. */
