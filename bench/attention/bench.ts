@@ -280,7 +280,8 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
       { title: 'prefill', bound: 'fma', cases: byBothKernels(gpu, shape, [prefill(1, keys / 4, keys / 4)]) },
     ];
   }
-  const ragged = Array.from({ length: 32 }, (_, i) => [1, i === 0 ? 16384 : 200 + 37 * i] as const);
+  const raggedLengths = Array.from({ length: 32 }, (_, i) => [1, i === 0 ? 16384 : 200 + 37 * i] as const);
+  const ragged = (dtype: KvDtype): AttentionCase => ({ name: '32 ragged, one of 16384', lengths: raggedLengths, dtype });
   const mixed = [...all(4, 512, 512), ...all(60, 1, 2048)];
   const sweep = [
     [1, 512],
@@ -302,7 +303,7 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
         ...[1024, 4096].map((keys) => decode(8, keys)),
         decode(32, 2048),
         decode(64, 4096),
-        { name: '32 ragged, one of 16384', lengths: ragged, dtype: 'f16' },
+        ragged('f16'),
       ],
     },
     { title: 'KV dtypes', bound: 'read', cases: dtypes.map(longDecode) },
@@ -347,7 +348,7 @@ function sectionsOf(gpu: Gpu, shape: Shape, { quick }: BenchOptions): readonly S
     ...dtypes.map((dtype) => ({
       title: `sweep of large batches, ${dtype}`,
       bound: 'read' as const,
-      cases: largeSweep(gpu, { ...shape, dtype }, { name: '32 ragged, one of 16384', lengths: ragged, dtype }),
+      cases: largeSweep(gpu, { ...shape, dtype }, ragged(dtype)),
     })),
     {
       title: 'mixed',

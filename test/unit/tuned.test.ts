@@ -56,19 +56,12 @@ function tiles(one = shape) {
 }
 
 describe('products in f16', () => {
-  const on = {
-    shaderF16: true,
-    subgroups: true,
-    timestampQuery: false,
-    subgroupMatrices: false,
-    narrowMatrices: false,
-    byteMatrices: false,
-  };
+  const on = () => ({ ...gpu.features, shaderF16: true, subgroups: true });
   const halvesOf = (one: Gpu, dtype: AttentionShape['dtype'], options = {}) =>
     chooseKernels(one, { ...shape, dtype }, options).plainDecode.halves;
 
   it('serve 8-bit codes where the device has shader-f16', () => {
-    expect((['f32', 'f16', 'int8', 'fp8_e4m3', 'fp8_e5m2'] as const).map((dtype) => halvesOf({ ...gpu, features: on }, dtype))).toEqual([
+    expect((['f32', 'f16', 'int8', 'fp8_e4m3', 'fp8_e5m2'] as const).map((dtype) => halvesOf({ ...gpu, features: on() }, dtype))).toEqual([
       ...[false, false],
       ...[true, true, true],
     ]);
@@ -83,7 +76,7 @@ describe('products in f16', () => {
   });
 
   it('are left out on request, also when tuning, and where a CPU computes', () => {
-    const device = { ...gpu, features: on };
+    const device = { ...gpu, features: on() };
     expect(halvesOf(device, 'int8', { shaderF16: false })).toBe(false);
     const space = (options = {}) =>
       tileSpace(device, { ...shape, dtype: 'int8' }, options).decode.map((tile) => 'halves' in tile && tile.halves);
