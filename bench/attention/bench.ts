@@ -204,8 +204,16 @@ function matrixSweep({ limits, features }: Gpu, { numHeads, numKvHeads, headDim 
 }
 
 /** Tiles of the decode kernel: by subgroups where the device has them. */
-function decodeSweep({ limits, features, subgroupMinSize }: Gpu, shape: Shape, dtype: KvDtype): readonly DecodeTile[] {
-  const { subgroups, shaderF16: halves } = features;
+function decodeSweep(
+  { limits, features, subgroupMinSize, wgslLanguageFeatures }: Gpu,
+  shape: Shape,
+  dtype: KvDtype,
+): readonly DecodeTile[] {
+  const { subgroups, shaderF16 } = features;
+  const products = {
+    halves: shaderF16 && kvFormats[dtype].halves !== undefined,
+    byteKeys: wgslLanguageFeatures.has('packed_4x8_integer_dot_product') && dtype === 'int8',
+  };
   const { numHeads, numKvHeads, headDim } = shape;
   const layout = { ...shape, dtype };
   const headTile = Math.min(8, numHeads / numKvHeads);
@@ -219,7 +227,7 @@ function decodeSweep({ limits, features, subgroupMinSize }: Gpu, shape: Shape, d
   });
   return sizes.flatMap((size) => {
     const { keyThreads, valueThreads, keysPerThread, invocations } = size;
-    const tile = { headTile, ...size, loadWords, subgroups, halves: halves && kvFormats[dtype].halves !== undefined };
+    const tile = { headTile, ...size, loadWords, subgroups, ...products };
     const isRow = units % valueThreads === 0 && valueThreads >= keyThreads && invocations >= valueThreads;
     const isWhole = isRow && keysPerThread <= keyThreads && (!subgroups || valueThreads <= subgroupMinSize);
     // What an invocation has in flight, and sums of: registers are what there is least of.

@@ -1,6 +1,6 @@
 import { type ArgumentsOf, defineKernel, type Gpu, type Kernel, perCall, readBuffer, writeBuffer } from 'pagewise';
 import { adapterDefaults } from '../../src/attention/adapters.ts';
-import { decodeKernel } from '../../src/attention/kernels.ts';
+import { decodeKernelOf } from '../../src/attention/kernels.ts';
 import { kvFormats } from '../../src/attention/layout.ts';
 import { PlanWriter, packBatch } from '../../src/attention/plan.ts';
 import { chooseDecodeTile, type DecodeTile } from '../../src/attention/tiles/decode.ts';
@@ -52,7 +52,7 @@ function owner(device: GPUDevice) {
  * The kernel of attention over a paged cache for single tokens: one sequence of one token, one head, so that the GPU does next to nothing.
  * Its tile is the one that attention takes on this adapter: with another, SwiftShader's threads drive the host's code out of the CPU's caches.
  */
-export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKernel.arguments> {
+export function decodeSubject({ device, adapter }: Gpu): Subject<ReturnType<typeof decodeKernelOf>['arguments']> {
   const { buffer, destroy } = owner(device);
   const writer = new PlanWriter(256);
   writer.begin();
@@ -65,8 +65,15 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKe
   device.queue.writeBuffer(plan, 0, words, 0, words.length);
   const [blockTable, rotary, partials] = [buffer(256), buffer(256), buffer(256)];
   const layout = { blockSize: 8, numKvHeads: 1, headDim: 8, dtype: 'f32' } as const;
-  const plain = { memory: 16384, maxInvocations: adapterDefaults(adapter).maxInvocations, subgroupSize: 0, shaderF16: false };
-  const { subgroups: _, halves: __, ...tile } = chooseDecodeTile(layout, 1, plain) as DecodeTile;
+  const plain = {
+    memory: 16384,
+    maxInvocations: adapterDefaults(adapter).maxInvocations,
+    subgroupSize: 0,
+    shaderF16: false,
+    byteProducts: false,
+  };
+  const tile = chooseDecodeTile(layout, 1, plain) as DecodeTile;
+  const { subgroups: _, halves: __, byteKeys: ___, ...sizes } = tile;
   const layers = Array.from({ length: numLayers }, () => ({
     ...{
       blockSize: 8,
@@ -77,7 +84,7 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKe
       blocksPerBuffer: 2,
       numHeads: 1,
       groupSize: 1,
-      ...tile,
+      ...sizes,
     },
     ...{ query: buffer(4096), pool0: buffer(1024), layerData: buffer(256), blockTable, plan, rotary, output: buffer(256), partials },
     ...{ scale: 1, softcap: 0, window: 0, keepFirst: 0, queryStride: 8, queryOffset: 0, rotaryHalf: 0, tableStride: 1 },
@@ -85,7 +92,7 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<typeof decodeKe
   }));
   return {
     name: 'decode',
-    kernel: decodeKernel,
+    kernel: decodeKernelOf(tile),
     layers,
     vary(args, n) {
       args.scale = 1 / (2 + (n % 1024));

@@ -1,8 +1,11 @@
-// How multiply-f16.wgsl multiplies keys: in pairs of f16. A query's values are in the order of codes.
+// How the decode kernels multiply keys in 8 bits beside values-f16.wgsl: in pairs of f16, too. Queries are those of query-steps.wgsl, rounded such that no sum
+// of products overflows; a query's values are in the order of codes.
 
 alias Query = vec4<f16>; // four values, in steps
 alias KeyCodes = vec4<f16>;
 alias Product = vec4<f16>;
+
+const keyFactor = halvesFactor;
 
 // Products of a query that an invocation adds up in one half, or in two which are then added.
 const mostQuery = largestHalf / (halvesTop * f32(keyUnits * unit / 2u));

@@ -1,8 +1,10 @@
-// How multiply-f16.wgsl multiplies keys in int8: as they are stored, four at a time, by the dot products of bytes that many GPUs have an instruction for.
-// Queries are those of query-bytes.wgsl. Sums are exact.
+// How the decode kernels multiply keys in int8 where WGSL has dot products of bytes: as they are stored, four at a time, for which many GPUs have an
+// instruction. Queries are those of query-steps.wgsl and query-bytes.wgsl. Sums are exact.
 
 alias KeyCodes = u32;
 alias Product = vec2<i32>; // with high bytes, with low ones
+
+const keyFactor = 1.0;
 
 fn keyCodes(load: PoolLoad, v: u32) -> KeyCodes {
   return load[v];

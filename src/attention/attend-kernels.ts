@@ -9,52 +9,51 @@ import decodeTeamsSource from '../../shaders/attention/decode-teams.wgsl' with {
 import fp8Source from '../../shaders/attention/fp8.wgsl' with { type: 'text' };
 import inputsSource from '../../shaders/attention/inputs.wgsl' with { type: 'text' };
 import keysF16Source from '../../shaders/attention/keys-f16.wgsl' with { type: 'text' };
+import keysF32Source from '../../shaders/attention/keys-f32.wgsl' with { type: 'text' };
 import keysI8Source from '../../shaders/attention/keys-i8.wgsl' with { type: 'text' };
 import loadSource from '../../shaders/attention/load.wgsl' with { type: 'text' };
 import matrixSource from '../../shaders/attention/matrix.wgsl' with { type: 'text' };
 import matrixKeysF16Source from '../../shaders/attention/matrix-keys-f16.wgsl' with { type: 'text' };
 import matrixKeysI8Source from '../../shaders/attention/matrix-keys-i8.wgsl' with { type: 'text' };
-import multiplyF16Source from '../../shaders/attention/multiply-f16.wgsl' with { type: 'text' };
-import multiplyF32Source from '../../shaders/attention/multiply-f32.wgsl' with { type: 'text' };
 import narrowMatrixSource from '../../shaders/attention/narrow-matrix.wgsl' with { type: 'text' };
 import outputSource from '../../shaders/attention/output.wgsl' with { type: 'text' };
 import prefillSource from '../../shaders/attention/prefill.wgsl' with { type: 'text' };
 import prefillMatrixSource from '../../shaders/attention/prefill-matrix.wgsl' with { type: 'text' };
 import queryBytesSource from '../../shaders/attention/query-bytes.wgsl' with { type: 'text' };
+import queryStepsSource from '../../shaders/attention/query-steps.wgsl' with { type: 'text' };
 import rotarySource from '../../shaders/attention/rotary.wgsl' with { type: 'text' };
 import scoreSource from '../../shaders/attention/score.wgsl' with { type: 'text' };
 import stateSource from '../../shaders/attention/state.wgsl' with { type: 'text' };
 import tileSource from '../../shaders/attention/tile.wgsl' with { type: 'text' };
+import valuesF16Source from '../../shaders/attention/values-f16.wgsl' with { type: 'text' };
+import valuesF32Source from '../../shaders/attention/values-f32.wgsl' with { type: 'text' };
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
 import { defineKernel, frozen, gridCount, perCall, readBuffer, type ScalarType, writeBuffer } from '../launch/kernel.ts';
 import { type MatrixFunctions, matrixEnables, subgroupMatrices } from '../matrices.ts';
 import { type LayoutSelectors, layout, layoutConstants, partialWords, poolArguments } from './declarations.ts';
-import { kvFormats } from './layout.ts';
 import type { PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
 import { argumentStruct, columnFunctions, constants, formatOf, poolPrelude, unitFunctions } from './prelude.ts';
-import { decodeMemory } from './tiles/decode.ts';
+import { type DecodeWays, decodeMemory } from './tiles/decode.ts';
 import { matrixDecodeMemory, matrixPrefillMemory } from './tiles/matrix.ts';
 import { prefillGroupsAtOnce, prefillMemory, prefillOutputRowGroups, unrollsPrefillUnits } from './tiles/prefill.ts';
 
-/** The part of a decode kernel that multiplies 8-bit codes in f16: the functions of shaders/attention/multiply-f16.wgsl. */
-export interface HalfProducts extends Pick<MatrixFunctions, 'wgsl' | 'enables'> {
-  /** Its functions for keys: those of shaders/attention/keys-f16.wgsl. */
+/** The parts of a decode kernel that multiply 8-bit codes in f16. */
+export interface HalfProducts extends Pick<MatrixFunctions, 'enables'> {
+  /** The functions of shaders/attention/values-f16.wgsl. */
+  readonly values: string;
+  /** Those of shaders/attention/keys-f16.wgsl and query-steps.wgsl. */
   readonly keys: string;
-  /** For keys in int8: those of shaders/attention/keys-i8.wgsl and query-bytes.wgsl, or `keys` again. */
-  readonly byteKeys: string;
 }
 
 /** What multiplies in f16 on a device that has it. */
 export const deviceHalves: HalfProducts = {
-  wgsl: multiplyF16Source,
-  keys: keysF16Source,
-  byteKeys: [queryBytesSource, keysI8Source].join('\n'),
+  values: valuesF16Source,
+  keys: [queryStepsSource, keysF16Source].join('\n'),
   enables: ['f16'],
 };
 
-/** Where WGSL has no dot products of bytes. */
-export const halvesAlone: HalfProducts = { ...deviceHalves, byteKeys: keysF16Source };
+const byteKeyProducts = [queryStepsSource, queryBytesSource, keysI8Source].join('\n');
 
 const heads = { numHeads: frozen('text'), groupSize: frozen('text'), headTile: frozen('text') } as const;
 
@@ -170,17 +169,18 @@ export function defineAttendKernels(
     ...{ invocations: frozen('text'), keyThreads: frozen('text'), keysPerThread: frozen('text'), valueThreads: frozen('text') },
     ...attended,
   } as const;
-  const decodeKernel = (name: string, source: string, { subgroups = false, halves = false }) =>
-    defineKernel({
-      name,
-      source: [...attendSource, decodeKeysSource, decodePartsSource, halves ? halfProducts.wgsl : multiplyF32Source, source],
+  const decodeKernel = ({ subgroups, halves, byteKeys }: DecodeWays) => {
+    const [keys, values] = halves ? [halfProducts.keys, halfProducts.values] : [keysF32Source, valuesF32Source];
+    const products = [byteKeys ? byteKeyProducts : keys, values];
+    return defineKernel({
+      name: `decode${halves ? ' in f16' : ''}${subgroups ? ' by subgroups' : ''}${byteKeys ? ', keys as bytes' : ''}`,
+      source: [...attendSource, decodeKeysSource, decodePartsSource, ...products, subgroups ? decodeTeamsSource : decodeSource],
       prelude: (selectors) => {
         const { headTile, keyThreads, keysPerThread, valueThreads, invocations } = selectors;
         const sizes = { headTile, keyThreads, keysPerThread, valueThreads, invocations };
         const padded = 2 ** Math.ceil(Math.log2(Number(keysPerThread) * Number(headTile)));
         const teamSizes = { padded, laneBits: Math.floor(Math.log2(Number(keyThreads))) };
-        const keys = formatOf(Number(selectors.kvDtype)) === kvFormats.int8 ? halfProducts.byteKeys : halfProducts.keys;
-        return [attendPrelude(selectors, halves), constants({ ...sizes, ...(subgroups ? teamSizes : {}) }), halves ? keys : ''].join('\n');
+        return [attendPrelude(selectors, halves), constants({ ...sizes, ...(subgroups ? teamSizes : {}) })].join('\n');
       },
       enables: () => [...(halves ? halfProducts.enables : []), ...(subgroups ? ['subgroups'] : [])],
       arguments: decodeArguments,
@@ -193,18 +193,18 @@ export function defineAttendKernels(
             keysPerThread: Number(keysPerThread),
             valueThreads: Number(valueThreads),
             invocations: Number(invocations),
-            subgroups,
-            halves,
+            ...{ subgroups, halves, byteKeys },
           },
           Number(headDim),
           tokenScales === 'true',
         ),
       workgroups: itemsInColumns,
     });
-  const decode = decodeKernel('decode', decodeSource, {});
-  const decodeHalves = decodeKernel('decode in f16', decodeSource, { halves: true });
-  const decodeTeams = decodeKernel('decode by subgroups', decodeTeamsSource, { subgroups: true });
-  const decodeTeamsHalves = decodeKernel('decode in f16 by subgroups', decodeTeamsSource, { subgroups: true, halves: true });
+  };
+  const eachFlag = <T>(of: (flag: boolean) => T): readonly T[] => [of(false), of(true)];
+  const decodes = eachFlag((subgroups) => eachFlag((halves) => eachFlag((byteKeys) => decodeKernel({ subgroups, halves, byteKeys }))));
+  /** The one that a tile runs with. */
+  const decode = ({ subgroups, halves, byteKeys }: DecodeWays) => decodes[Number(subgroups)][Number(halves)][Number(byteKeys)];
 
   const matrixDecodeKernel = (name: string, keys: readonly string[], byteKeys: boolean) =>
     defineKernel({
@@ -290,5 +290,5 @@ export function defineAttendKernels(
     workgroups: itemsInRows,
   });
 
-  return { decode, decodeHalves, decodeTeams, decodeTeamsHalves, matrixDecode, matrixDecodeBytes, prefill, matrixPrefill };
+  return { decode, decodes: decodes.flat(2), matrixDecode, matrixDecodeBytes, prefill, matrixPrefill };
 }

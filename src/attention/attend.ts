@@ -132,10 +132,8 @@ function decodeVariant(tile: DecodeTile | MatrixDecodeTile): Variant<DecodeTile 
       const { byteKeys, ...sizes } = tile;
       return launch(cache, byteKeys ? kernels.matrixDecodeBytes : kernels.matrixDecode, { ...values, ...sizes });
     }
-    const { subgroups, halves, ...sizes } = tile;
-    const byBarriers = halves ? kernels.decodeHalves : kernels.decode;
-    const bySubgroups = halves ? kernels.decodeTeamsHalves : kernels.decodeTeams;
-    return launch(cache, subgroups ? bySubgroups : byBarriers, { ...values, ...sizes });
+    const { subgroups: _, halves: __, byteKeys: ___, ...sizes } = tile;
+    return launch(cache, kernels.decode(tile), { ...values, ...sizes });
   };
   return { tile, prepare };
 }

@@ -136,10 +136,8 @@ export function poolKernelsFor(poolBuffers: number, modifications = noModificati
 /** The kernels without modifications and with a pool of one buffer, as a warm-up asks for them. */
 export const {
   append: appendKernel,
-  decode: decodeKernel,
-  decodeHalves: decodeHalvesKernel,
-  decodeTeams: decodeTeamsKernel,
-  decodeTeamsHalves: decodeTeamsHalvesKernel,
+  decode: decodeKernelOf,
+  decodes: decodeKernels,
   matrixDecode: matrixDecodeKernel,
   matrixDecodeBytes: matrixDecodeBytesKernel,
   prefill: prefillKernel,
@@ -148,6 +146,6 @@ export const {
 } = poolKernelsFor(1);
 export const attentionKernels: readonly AnyKernel[] = [
   ...[appendKernel, updateKernel, copyKernel],
-  ...[decodeKernel, decodeHalvesKernel, decodeTeamsKernel, decodeTeamsHalvesKernel, matrixDecodeKernel, matrixDecodeBytesKernel],
+  ...[...decodeKernels, matrixDecodeKernel, matrixDecodeBytesKernel],
   ...[mergeKernel, prefillKernel, matrixPrefillKernel],
 ];

@@ -22,7 +22,7 @@ export interface KvFormat {
   readonly unpack: string;
   readonly factor: number;
   readonly offset: number;
-  /** Of 8-bit codes: as f16, see shaders/attention/multiply-f16.wgsl. */
+  /** Of 8-bit codes: as f16, see shaders/attention/values-f16.wgsl. */
   readonly halves?: {
     /** WGSL, as `unpack`. */
     readonly unpack: string;

@@ -9,7 +9,6 @@ import { indexedDbStore, type JsonKind, type JsonStore, type JsonStoreOptions, t
 import { hash } from '../launch/manifest.ts';
 import { version } from '../version.ts';
 import { adapterDefaults } from './adapters.ts';
-import { deviceHalves, halvesAlone } from './attend-kernels.ts';
 import { attentionKernels, type KernelParts } from './kernels.ts';
 import { hasTokenScales, type KvDtype, type KvLayout, kvFormats } from './layout.ts';
 import { type LargeSplit, planPrelude, type Split } from './plan.ts';
@@ -70,7 +69,7 @@ export function tuningOrigin({ device, limits, adapter }: Gpu): TuningOrigin {
   const { vendor, architecture, device: name, description } = adapter;
   return {
     library: version,
-    wgsl: hash([planPrelude, ...attentionKernels.flatMap(({ source }) => source), deviceHalves.keys, deviceHalves.byteKeys].join('\n')),
+    wgsl: hash([planPrelude, ...attentionKernels.flatMap(({ source }) => source)].join('\n')),
     adapter: { vendor, architecture, device: name, description },
     host: hostName(),
     features: [
@@ -158,9 +157,8 @@ export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOp
   const splits = tuned?.map(({ sequences, keys, targetWorkgroups, minSegmentKeys }) => {
     return { sequences, keys, minSegmentKeys, targetWorkgroups: Math.min(targetWorkgroups, most) };
   });
-  const parts = gpu.wgslLanguageFeatures.has('packed_4x8_integer_dot_product') ? {} : { halfProducts: halvesAlone };
   const large = space.large && !isFixed ? { large: { tile: space.large, split: largeSplit } } : {};
-  return { decode, prefill, ...large, plainDecode, plainPrefill, parts, splits: splits ?? [split], split };
+  return { decode, prefill, ...large, plainDecode, plainPrefill, splits: splits ?? [split], split };
 }
 
 /** Workgroups of one work item of the decode kernel. */
@@ -178,7 +176,7 @@ export interface TileSpace {
 
 /** All tiles that a device can run for a shape, as far as tuning looks and options allow; the default first. */
 export function tileSpace(
-  { limits, adapter, features, subgroupMinSize }: Gpu,
+  { limits, adapter, features, subgroupMinSize, wgslLanguageFeatures }: Gpu,
   shape: AttentionShape,
   options: Pick<ChoiceOptions, 'maxInvocations' | 'subgroupMatrices' | 'shaderF16'> = {},
 ): TileSpace {
@@ -186,8 +184,12 @@ export function tileSpace(
   const groupSize = shape.numHeads / shape.numKvHeads;
   const memory = limits.maxComputeWorkgroupStorageSize;
   const maxInvocations = most ?? adapterDefaults(adapter).maxInvocations;
-  const { byteMatrices } = features;
-  const device = { memory, maxInvocations, subgroupSize: subgroupMinSize, shaderF16: shaderF16 && features.shaderF16, byteMatrices };
+  const device = {
+    ...{ memory, maxInvocations, subgroupSize: subgroupMinSize },
+    shaderF16: shaderF16 && features.shaderF16,
+    byteProducts: wgslLanguageFeatures.has('packed_4x8_integer_dot_product'),
+    byteMatrices: features.byteMatrices,
+  };
   const decodesByMatrices = subgroupMatrices && features.narrowMatrices;
   return {
     decode: [

@@ -17,6 +17,7 @@ interface CrewLayout extends Pick<GridCase, 'heads' | 'headDim' | 'storage'> {
   readonly headTile: number;
   readonly loadWords: number;
   readonly halves?: boolean;
+  readonly byteKeys?: boolean;
 }
 
 const cases: readonly (readonly [Partial<GridCase>, CaseChange?])[] = [
@@ -32,16 +33,16 @@ const inF32 = (text: string) =>
     .replace(/vec([24])<f16>/g, 'vec$1f')
     .replace(/\bf16\b/g, 'f32')
     .replace(/(\d)h\b/g, '$1f');
-const { wgsl, keys } = deviceHalves;
-const emulated: HalfProducts = { ...deviceHalves, wgsl: inF32(wgsl), keys: inF32(keys), enables: [] };
+const { values, keys } = deviceHalves;
+const emulated: HalfProducts = { values: inF32(values), keys: inF32(keys), enables: [] };
 
-async function run(t: SpecContext, layout: CrewLayout, subgroups: boolean, bytes = true): Promise<void> {
-  const { keyThreads, keysPerThread, valueThreads, crews, headTile, loadWords, halves = false, ...shape } = layout;
-  const decode = { headTile, keyThreads, keysPerThread, valueThreads, invocations: crews * valueThreads, loadWords, subgroups, halves };
-  const products = t.gpu.features.shaderF16 ? deviceHalves : emulated;
-  const halfProducts = bytes ? products : { ...products, byteKeys: products.keys };
+async function run(t: SpecContext, layout: CrewLayout, subgroups: boolean): Promise<void> {
+  const { keyThreads, keysPerThread, valueThreads, crews, headTile, loadWords, halves = false, byteKeys = false, ...shape } = layout;
+  const threads = { headTile, keyThreads, keysPerThread, valueThreads, invocations: crews * valueThreads, loadWords };
+  const decode = { ...threads, subgroups, halves, byteKeys };
+  const halfProducts = t.gpu.features.shaderF16 ? deviceHalves : emulated;
   const kernels = {
-    name: `${JSON.stringify(decode)} ${bytes}`,
+    name: JSON.stringify(decode),
     of: (choice: KernelChoice) => ({ ...choice, decode, parts: { halfProducts } }),
   };
   const hasScales = layout.storage.endsWith('by token');
@@ -70,31 +71,45 @@ for (const [name, layout] of Object.entries(byBarriers)) {
   spec(`by barriers: ${name}`, (t) => run(t, layout, false), { devices: 'default', hostIndependent: true });
 }
 
-const codes = ['int8 by token', 'int8 by tensor', 'e4m3 by token', 'e5m2 by token', 'e5m2 by tensor'] as const;
-for (const [storage, bytes] of [...codes.map((storage) => [storage, true] as const), ['int8 by token', false] as const]) {
+/** How codes are multiplied: all in f16; keys as bytes, values in f16 or f32. */
+const inHalves = { halves: true, byteKeys: false } as const;
+const byBytes = { halves: true, byteKeys: true } as const;
+const bytesAndFloats = { halves: false, byteKeys: true } as const;
+const describe = ({ halves, byteKeys }: Pick<CrewLayout, 'halves' | 'byteKeys'>) => {
+  if (byteKeys) return `, keys as bytes, values in ${halves ? 'f16' : 'f32'}`;
+  return halves ? ' in f16' : '';
+};
+
+const codes = [
+  ...(['int8 by token', 'e4m3 by token', 'e5m2 by token', 'e5m2 by tensor'] as const).map((storage) => [storage, inHalves] as const),
+  ...[byBytes, bytesAndFloats].flatMap((products) =>
+    (['int8 by token', 'int8 by tensor'] as const).map((storage) => [storage, products] as const),
+  ),
+];
+for (const [storage, products] of codes) {
   spec(
-    `by barriers in f16: ${storage}${bytes ? '' : ', no dot products of bytes'}`,
+    `by barriers${describe(products)}: ${storage}`,
     async (t) => {
-      const tile = { keyThreads: 2, keysPerThread: 2, valueThreads: 8, crews: 2, headTile: 4, loadWords: 2, halves: true };
-      await run(t, { heads: '14/2', headDim: 64, storage, ...tile }, false, bytes);
+      const tile = { keyThreads: 2, keysPerThread: 2, valueThreads: 8, crews: 2, headTile: 4, loadWords: 2, ...products };
+      await run(t, { heads: '14/2', headDim: 64, storage, ...tile }, false);
     },
     { devices: 'default', hostIndependent: true },
   );
 }
 
-for (const [storage, teams, halves] of [
-  ['int8 by token', 2, false],
-  ['e5m2 by tensor', 4, false],
-  ['f16', 4, false],
-  ...codes.map((storage) => [storage, storage.startsWith('int8') ? 2 : 4, true] as const),
+for (const [storage, teams, products] of [
+  ['int8 by token', 2, {}],
+  ['e5m2 by tensor', 4, {}],
+  ['f16', 4, {}],
+  ...codes.map(([storage, products]) => [storage, products.byteKeys ? 2 : 4, products] as const),
 ] as const) {
   spec(
-    `by subgroups${halves ? ' in f16' : ''}: ${storage}, crews of ${teams} teams`,
+    `by subgroups${describe(products)}: ${storage}, crews of ${teams} teams`,
     async (t) => {
       const valueThreads = Math.min(8, t.gpu.subgroupMinSize);
       const keyThreads = valueThreads / teams;
       const tile = { keyThreads, keysPerThread: keyThreads, valueThreads, crews: 2, headTile: 2 };
-      await run(t, { heads: '8/2', headDim: 64, storage, ...tile, loadWords: storage === 'f16' ? 4 : 2, halves }, true);
+      await run(t, { heads: '8/2', headDim: 64, storage, ...tile, loadWords: storage === 'f16' ? 4 : 2, ...products }, true);
     },
     { devices: 'default', requires: ['subgroups'] },
   );

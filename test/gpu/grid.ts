@@ -241,7 +241,8 @@ function rounds(of: GridCase): number {
   const loads = Math.ceil((keyTile * rowBytes(layout)) / (4 * loadWords(layout)) / invocations);
   const prefillTile = 1 + Math.ceil(keyTile / invocations) * (1 + tokens) + headDim / 4 + keyGroups + 2 * loads; // at most
   const prefill = (prefillKeys / keyTile + 1) * prefillTile + (5 * rowTile * headDim) / 4 / invocations;
-  const decodeTile = chooseDecodeTile(layout, groupSize, { memory, maxInvocations, subgroupSize: 0, shaderF16: false })!;
+  const plain = { memory, maxInvocations, subgroupSize: 0, shaderF16: false, byteProducts: false };
+  const decodeTile = chooseDecodeTile(layout, groupSize, plain)!;
   const decodeKeyTile = (decodeTile.invocations / decodeTile.keyThreads) * decodeTile.keysPerThread;
   const decode = 2 * (decodeKeys / decodeKeyTile + 1) + (6 * decodeTile.headTile * headDim) / decodeTile.invocations + 500;
   return Math.max(prefill, decode);

@@ -24,7 +24,7 @@ spec(
     const counts = countObjects(t, gpu);
     // A team of three does not divide the eight loads of a row: some are never read. It has less to do than the others.
     const threads = { keyThreads: 3, keysPerThread: 1, valueThreads: 3 };
-    const wrong: DecodeTile = { headTile: 2, ...threads, invocations: 6, loadWords: 4, subgroups: false, halves: false };
+    const wrong: DecodeTile = { headTile: 2, ...threads, invocations: 6, loadWords: 4, subgroups: false, halves: false, byteKeys: false };
     const broken: DecodeTile = { ...wrong, invocations: 0 };
     const seen: TuneProgress[] = [];
     const { tuning, parts, leftOut } = await tuneAmong(gpu, { shape, ...workloads, onProgress: (one) => seen.push(one) }, () => {

@@ -7,7 +7,7 @@ import { type ArgumentDeclaration, joinSource, type Kernel, type SelectorValue, 
 
 const isKernel = (value: unknown): value is Kernel => typeof value === 'object' && value !== null && 'workgroups' in value;
 const exported: readonly unknown[] = [...Object.values(attentionKernels), mergeStatesKernel, ...Object.values(modelKernels)];
-const kernels = exported.filter(isKernel);
+const kernels = [...new Set(exported.flat())].filter(isKernel);
 
 /** Any value of a selector that WGSL can have: what a declaration is checked against does not depend on it. */
 function anyValue(name: string, declaration: ArgumentDeclaration): SelectorValue {
@@ -89,8 +89,11 @@ describe.each(kernels.map((kernel) => [kernel.name, kernel] as const))('%s', (_,
   it('needs no feature and no language extension, but for the kernels that have another to stand in for them', () => {
     const enabled: Readonly<Record<string, readonly string[]>> = {
       'decode in f16': ['enable f16;'],
+      'decode in f16, keys as bytes': ['enable f16;'],
       'decode by subgroups': ['enable subgroups;'],
+      'decode by subgroups, keys as bytes': ['enable subgroups;'],
       'decode in f16 by subgroups': ['enable subgroups;', 'enable f16;'],
+      'decode in f16 by subgroups, keys as bytes': ['enable subgroups;', 'enable f16;'],
       'decode by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
       'decode by matrices, keys as bytes': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
       'prefill by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],

@@ -1,6 +1,5 @@
 /** What a tuning from a file may and may not do. */
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { deviceHalves } from '../../src/attention/attend-kernels.ts';
 import { chooseKernels, nearestSplit, tileSpace, tuningOrigin } from '../../src/attention/tuned.ts';
 import { splitSpace } from '../../src/attention/tuner.ts';
 import { hostName } from '../../src/host.ts';
@@ -55,7 +54,7 @@ function tiles(one = shape) {
   return { decode: space.decode[3], prefill: space.prefill[3] };
 }
 
-describe('products in f16', () => {
+describe('products in f16, and of bytes', () => {
   const on = () => ({ ...gpu.features, shaderF16: true, subgroups: true });
   const halvesOf = (one: Gpu, dtype: AttentionShape['dtype'], options = {}) =>
     chooseKernels(one, { ...shape, dtype }, options).plainDecode.halves;
@@ -68,11 +67,13 @@ describe('products in f16', () => {
     expect(halvesOf(gpu, 'int8')).toBe(false);
   });
 
-  it('are of bytes for keys in int8 where WGSL has dot products of bytes', () => {
+  it('are of bytes for keys in int8 where WGSL has dot products of bytes, with or without shader-f16', () => {
     const withBytes = { ...gpu, wgslLanguageFeatures: new Set(['packed_4x8_integer_dot_product']) };
-    const productsOf = (one: Gpu) => chooseKernels(one, shape).parts?.halfProducts ?? deviceHalves;
-    expect(productsOf(withBytes).byteKeys).toContain('dot4I8Packed');
-    expect(productsOf(gpu).byteKeys).not.toContain('dot4I8Packed');
+    const bytesOf = (one: Gpu, dtype: AttentionShape['dtype'], options = {}) =>
+      chooseKernels(one, { ...shape, dtype }, options).plainDecode.byteKeys;
+    expect((['f16', 'int8', 'fp8_e4m3'] as const).map((dtype) => bytesOf(withBytes, dtype))).toEqual([false, true, false]);
+    expect(bytesOf({ ...withBytes, features: on() }, 'int8', { shaderF16: false })).toBe(true);
+    expect(bytesOf(gpu, 'int8')).toBe(false);
   });
 
   it('are left out on request, also when tuning, and where a CPU computes', () => {

@@ -1,11 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import {
-  decodeHalvesKernel,
-  decodeKernel,
-  decodeTeamsHalvesKernel,
-  decodeTeamsKernel,
-  prefillKernel,
-} from '../../src/attention/kernels.ts';
+import { decodeKernelOf, prefillKernel } from '../../src/attention/kernels.ts';
 import { type KvDtype, type KvLayout, kvFormats } from '../../src/attention/layout.ts';
 import { chooseDecodeTile, type DecodeDevice, decodeMemory, decodeTileSpace } from '../../src/attention/tiles/decode.ts';
 import { choosePrefillTile, prefillMemory, prefillTileSpace } from '../../src/attention/tiles/prefill.ts';
@@ -31,15 +25,17 @@ const memoryOf = (kernel: unknown, selectors: Readonly<Record<string, number | s
 const adapters = [8, 64, 128];
 /** With the least size of their subgroups, 0 where there are none, and whether they have shader-f16. */
 const decodeAdapters = [
-  [8, 4, false],
-  [64, 0, true],
-  [128, 0, false],
-  [128, 32, false],
-  [128, 0, true],
-  [128, 32, true],
+  [8, 4, false, true],
+  [64, 0, true, true],
+  [128, 0, false, false],
+  [128, 32, false, false],
+  [128, 0, false, true],
+  [128, 32, false, true],
+  [128, 0, true, false],
+  [128, 32, true, true],
 ] as const;
 
-const plainDevice: DecodeDevice = { memory: 16384, maxInvocations: 128, subgroupSize: 0, shaderF16: false };
+const plainDevice: DecodeDevice = { memory: 16384, maxInvocations: 128, subgroupSize: 0, shaderF16: false, byteProducts: false };
 
 const f16: KvLayout = { blockSize: 16, numKvHeads: 1, headDim: 128, dtype: 'f16' };
 
@@ -82,14 +78,15 @@ describe('the decode tile', () => {
   it('exists and fits for every head size, group size, dtype and adapter, in as little as 8 KiB', () => {
     for (const { headDim, groupSize, memory } of casesOf([1, 5, 8], [8192, 49152])) {
       for (const layout of layouts(headDim)) {
-        for (const [maxInvocations, subgroupSize, shaderF16] of decodeAdapters) {
-          const device = { memory, maxInvocations, subgroupSize, shaderF16 };
+        for (const [maxInvocations, subgroupSize, shaderF16, byteProducts] of decodeAdapters) {
+          const device = { memory, maxInvocations, subgroupSize, shaderF16, byteProducts };
           const label = `headDim ${headDim}, ${layout.dtype}, groupSize ${groupSize}, ${JSON.stringify(device)}`;
           const tile = chooseDecodeTile(layout, groupSize, device)!;
           expect(tile, label).toBeDefined();
-          const { subgroups, halves, ...sizes } = tile;
+          const { subgroups, halves, byteKeys, ...sizes } = tile;
           const { headTile, keyThreads, keysPerThread, valueThreads, invocations } = sizes;
-          expect(halves, label).toBe(shaderF16 && maxInvocations >= 128 && layout.dtype === 'int8');
+          const areCodes = maxInvocations >= 128 && layout.dtype === 'int8';
+          expect([halves, byteKeys], label).toEqual([shaderF16 && areCodes, byteProducts && areCodes]);
           for (const threads of [keyThreads, valueThreads]) {
             expect(!subgroups || (threads <= subgroupSize && Number.isInteger(Math.log2(threads))), label).toBe(true);
           }
@@ -105,8 +102,7 @@ describe('the decode tile', () => {
             kvDtype: kvFormats[layout.dtype].code,
             tokenScales: String(tokenScales),
           };
-          const [byBarriers, bySubgroups] = halves ? [decodeHalvesKernel, decodeTeamsHalvesKernel] : [decodeKernel, decodeTeamsKernel];
-          const used = memoryOf(subgroups ? bySubgroups : byBarriers, { ...selectors, ...sizes });
+          const used = memoryOf(decodeKernelOf(tile), { ...selectors, ...sizes });
           expect(used, label).toBeLessThanOrEqual(memory);
           expect(decodeMemory(tile, headDim, tokenScales), label).toBe(used);
         }
@@ -115,9 +111,10 @@ describe('the decode tile', () => {
   });
 
   it('is what was measured on GPUs', () => {
-    const gpu = { memory: 49152, maxInvocations: 256 };
+    const gpu = { memory: 49152, maxInvocations: 256, byteProducts: true };
     const devices = {
-      subgroups: { ...gpu, subgroupSize: 32, shaderF16: false },
+      subgroups: { ...gpu, subgroupSize: 32, shaderF16: false, byteProducts: false },
+      'subgroups, bytes': { ...gpu, subgroupSize: 32, shaderF16: false },
       'subgroups, f16': { ...gpu, subgroupSize: 32, shaderF16: true },
       f16: { ...gpu, subgroupSize: 0, shaderF16: true },
     };
@@ -130,6 +127,7 @@ describe('the decode tile', () => {
     expect(chosen(devices.subgroups, 128, 8)).toEqual(['8.16.4.128', '4.16.4.128', '4.16.4.128']);
     expect(chosen(devices.subgroups, 64, 4)).toEqual(['8.8.4.128', '4.8.4.128', '4.8.4.128']);
     expect(chosen(devices.subgroups, 64, 8)).toEqual(['8.8.4.64', '4.8.4.64', '4.8.4.64']);
+    expect(chosen(devices['subgroups, bytes'], 128, 4)).toEqual(['16.16.4.128', '4.16.2.128', '4.16.4.128']);
     expect(chosen(devices['subgroups, f16'], 128, 4)).toEqual(['16.16.4.128', '4.16.2.128', '4.16.2.128']);
     expect(chosen(devices['subgroups, f16'], 64, 4)).toEqual(['8.8.4.128', '2.8.2.128', '4.8.4.128']);
     expect(chosen(devices['subgroups, f16'], 64, 8)).toEqual(['8.8.4.64', '2.8.2.64', '4.8.4.64']);
@@ -139,7 +137,7 @@ describe('the decode tile', () => {
   });
 
   it('cuts large groups where there are no subgroups, evenly', () => {
-    const device = { memory: 49152, maxInvocations: 256, shaderF16: true };
+    const device = { memory: 49152, maxInvocations: 256, shaderF16: true, byteProducts: true };
     const heads = (dtype: KvDtype, subgroupSize: number) =>
       [4, 5, 6, 7, 8, 12].map(
         (groupSize) =>
@@ -170,7 +168,7 @@ describe('the tiles to try', () => {
         expect(distinct(prefill), label).toBe(prefill.length);
         for (const tile of prefill) expect(prefillMemory(headDim, 2 * headDim, tile)).toBeLessThanOrEqual(memory);
         const layout = { ...f16, headDim };
-        const device = { memory, maxInvocations, subgroupSize: 32, shaderF16: false };
+        const device = { ...plainDevice, memory, maxInvocations, subgroupSize: 32 };
         const decode = decodeTileSpace(layout, groupSize, device);
         expect(decode[0], label).toEqual(chooseDecodeTile(layout, groupSize, device));
         expect(distinct(decode), label).toBe(decode.length);
@@ -199,12 +197,17 @@ describe('the tiles to try', () => {
     expect(
       decodeTileSpace(f16, 4, { ...plainDevice, memory: 49152, maxInvocations: 64 }, 64).every(({ invocations }) => invocations <= 64),
     ).toBe(true);
-    // And 8 bits are tried in f32 where they are multiplied in f16.
+    // And 8 bits are tried in f32 where they are multiplied in f16 or as bytes.
     const codes = { ...f16, dtype: 'int8' } as const;
-    for (const shaderF16 of [true, false]) {
-      const tiles = decodeTileSpace(codes, 4, { memory: 49152, maxInvocations: 128, subgroupSize: 32, shaderF16 });
-      expect(tiles[0].halves).toBe(shaderF16);
-      expect(new Set(tiles.map(({ halves, subgroups }) => `${halves} ${subgroups}`)).size).toBe(shaderF16 ? 4 : 2);
+    for (const [shaderF16, byteProducts, ways] of [
+      [true, true, 3],
+      [true, false, 2],
+      [false, true, 2],
+      [false, false, 1],
+    ] as const) {
+      const tiles = decodeTileSpace(codes, 4, { memory: 49152, maxInvocations: 128, subgroupSize: 32, shaderF16, byteProducts });
+      expect(tiles[0]).toMatchObject({ halves: shaderF16, byteKeys: byteProducts });
+      expect(new Set(tiles.map(({ halves, byteKeys, subgroups }) => `${halves} ${byteKeys} ${subgroups}`)).size).toBe(2 * ways);
       expect(distinct(tiles)).toBe(tiles.length);
     }
     expect(decodeTileSpace(f16, 4, { ...plainDevice, memory: 1024 })).toEqual([]);

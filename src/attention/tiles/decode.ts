@@ -2,7 +2,20 @@
 import { hasTokenScales, type KvDtype, type KvLayout, kvFormats, loadWords, rowBytes } from '../layout.ts';
 import { anyDeviceInvocations, neighbours } from './space.ts';
 
-export interface DecodeTile {
+/** What decides which kernel a tile runs with. */
+export interface DecodeWays {
+  /**
+   * Invocations that share a row are neighbours in a subgroup (shaders/attention/decode-teams.wgsl). Then keyThreads and valueThreads are powers
+   * of two, no more than a subgroup has, and keyThreads is a multiple of keysPerThread.
+   */
+  readonly subgroups: boolean;
+  /** Multiplies 8-bit codes in f16 (shaders/attention/values-f16.wgsl, keys-f16.wgsl). */
+  readonly halves: boolean;
+  /** Multiplies keys in int8 as they are stored, as dot products of bytes (shaders/attention/keys-i8.wgsl). */
+  readonly byteKeys: boolean;
+}
+
+export interface DecodeTile extends DecodeWays {
   /** Query heads of a group that one workgroup takes. */
   readonly headTile: number;
   /** Invocations that read a key's row together: a divisor of the row's loads. */
@@ -15,24 +28,17 @@ export interface DecodeTile {
   readonly invocations: number;
   /** u32 of one load: 4, or 2 where an invocation should have less of a row of 8-bit values. */
   readonly loadWords: number;
-  /**
-   * Invocations that share a row are neighbours in a subgroup (shaders/attention/decode-teams.wgsl). Then keyThreads and valueThreads are powers
-   * of two, no more than a subgroup has, and keyThreads is a multiple of keysPerThread.
-   */
-  readonly subgroups: boolean;
-  /** Multiplies 8-bit codes in f16 (shaders/attention/multiply-f16.wgsl). */
-  readonly halves: boolean;
 }
 
 /** Bytes of workgroup memory of the decode kernel: queries, parts of scores or the crews' outputs, scores, rows, scales and the crews' states. */
 export function decodeMemory(
-  { headTile, keyThreads, keysPerThread, valueThreads, invocations, subgroups, halves }: Omit<DecodeTile, 'loadWords'>,
+  { headTile, keyThreads, keysPerThread, valueThreads, invocations, subgroups, halves, byteKeys }: Omit<DecodeTile, 'loadWords'>,
   headDim: number,
   tokenScales: boolean,
 ): number {
   const keyTile = (invocations / keyThreads) * keysPerThread;
   const crews = invocations / valueThreads;
-  const queries = halves ? [(headTile * headDim) / 2, headTile, headTile] : [headTile * headDim, headTile];
+  const queries = halves || byteKeys ? [(headTile * headDim) / 2, headTile, headTile] : [headTile * headDim, headTile];
   const tileHeads = keyTile * 4 * Math.ceil(headTile / 4);
   const words = subgroups
     ? [crews * headDim, crews * headTile, 2 * keyTile * headTile, 2 * crews * headTile]
@@ -58,6 +64,8 @@ export interface DecodeDevice {
   readonly subgroupSize: number;
   /** 8-bit codes may be multiplied in f16. */
   readonly shaderF16: boolean;
+  /** WGSL has dot products of bytes. */
+  readonly byteProducts: boolean;
 }
 
 /** Others compute on the CPU. */
@@ -102,7 +110,7 @@ const halfTile: SubgroupTile = { ...wholeTile, keyUnits: 1 };
 const codesTile: SubgroupTile = { ...wholeTile, keyUnits: 4, leastKeyThreads: 4, keyLoads: 16, loadWords: 2 };
 /** Where these codes are multiplied in f16: with twice as many loads in flight, as in f32, rows of 128 values take more registers than there are. */
 const codeHalvesTile: SubgroupTile = { ...codesTile, keyLoads: 8 };
-/** Of keys in int8, which are multiplied as bytes there: two invocations read one of 64 values. */
+/** Where keys are multiplied as bytes: two invocations read one of 64 values. */
 const bytesTile: SubgroupTile = { ...codeHalvesTile, leastKeyThreads: 2 };
 
 /** At most: loads of a row that one invocation has, invocations that share a row, and invocations of a workgroup. */
@@ -111,7 +119,7 @@ const mostTogether = 16;
 const mostOfWorkgroup = 128;
 
 /** Which invocations share a row, by which loads, and most of the keys in flight, and of a workgroup's heads and rows of values at once. */
-interface RowThreads extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'loadWords' | 'subgroups' | 'halves'> {
+interface RowThreads extends DecodeWays, Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'loadWords'> {
   readonly mostKeys: number;
   readonly mostHeads: number;
   readonly mostCrews: number;
@@ -120,12 +128,16 @@ interface RowThreads extends Pick<DecodeTile, 'keyThreads' | 'valueThreads' | 'l
 /** Heads of a group whose outputs leave registers for what is in flight. */
 const fewHeads = 4;
 
+type Products = Omit<DecodeWays, 'subgroups'>;
+const inFloats: Products = { halves: false, byteKeys: false };
+
 /**
- * The tile by subgroups; `halves`: codes are multiplied in f16. Of f16 in large groups invocations have two loads of a key: 13 to 16 % faster on an H200, but
- * ragged batches are 10 % slower, as in small groups, which win 2 % by it.
+ * The tile by subgroups. Of f16 in large groups invocations have two loads of a key: 13 to 16 % faster on an H200, but ragged batches are 10 % slower, as in
+ * small groups, which win 2 % by it.
  */
-function chooseSubgroupTile(dtype: KvDtype, groupSize: number, halves: boolean): SubgroupTile {
-  if (halves) return dtype === 'int8' ? bytesTile : codeHalvesTile;
+function chooseSubgroupTile(dtype: KvDtype, groupSize: number, { halves, byteKeys }: Products): SubgroupTile {
+  if (byteKeys) return bytesTile;
+  if (halves) return codeHalvesTile;
   if (kvFormats[dtype].bytes === 1) return codesTile;
   return dtype === 'f16' && groupSize <= fewHeads ? halfTile : wholeTile;
 }
@@ -136,11 +148,14 @@ const powerOf2AtLeast = (n: number) => 2 ** Math.ceil(Math.log2(n));
 const crewsIn = (invocations: number, threads: number, most: number) => Math.max(1, Math.min(most, Math.floor(invocations / threads)));
 
 function chooseRowThreads(layout: KvLayout, groupSize: number, device: DecodeDevice): RowThreads {
-  const { maxInvocations, subgroupSize, shaderF16 } = device;
+  const { maxInvocations, subgroupSize, shaderF16, byteProducts } = device;
   const areCodes = kvFormats[layout.dtype].bytes === 1;
-  // Where there is no hardware for it, f16 is slow.
-  const halves = shaderF16 && isGpu(device) && areCodes;
-  const tile = chooseSubgroupTile(layout.dtype, groupSize, halves);
+  // Where there is no hardware for them, both are slow.
+  const products = {
+    halves: shaderF16 && isGpu(device) && areCodes,
+    byteKeys: byteProducts && isGpu(device) && layout.dtype === 'int8',
+  };
+  const tile = chooseSubgroupTile(layout.dtype, groupSize, products);
   const words = Math.min(tile.loadWords, loadWords(layout));
   const units = rowBytes(layout) / (4 * words);
   const widest = Math.min(units & -units, mostTogether, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize);
@@ -150,12 +165,12 @@ function chooseRowThreads(layout: KvLayout, groupSize: number, device: DecodeDev
     const mostKeys = isGpu(device) ? Math.min(4, powerOf2AtLeast((tile.keyLoads * keyThreads) / units)) : 2;
     const most = isGpu(device) && groupSize <= fewHeads && layout.headDim <= 128 ? 16 : 8;
     const mostCrews = crewsIn(Math.min(maxInvocations, mostOfWorkgroup), widest, most);
-    return { keyThreads, valueThreads: widest, loadWords: words, subgroups: true, halves, mostKeys, mostHeads: 8, mostCrews };
+    return { keyThreads, valueThreads: widest, loadWords: words, subgroups: true, ...products, mostKeys, mostHeads: 8, mostCrews };
   }
-  if (isGpu(device)) return areCodes ? chooseCodeThreads(layout, halves) : chooseWholeThreads(layout);
+  if (isGpu(device)) return areCodes ? chooseCodeThreads(layout, products) : chooseWholeThreads(layout);
   const loads = rowBytes(layout) / (4 * loadWords(layout));
   const threads = divisorUpTo(Math.min(maxInvocations, Math.max(8, loads / 2)), loads);
-  const sizes = { keyThreads: threads, valueThreads: threads, loadWords: loadWords(layout), subgroups: false, halves: false };
+  const sizes = { keyThreads: threads, valueThreads: threads, loadWords: loadWords(layout), subgroups: false, ...inFloats };
   return { ...sizes, mostKeys: 2, mostHeads: 8, mostCrews: crewsIn(Math.min(maxInvocations, 64), threads, 8) };
 }
 
@@ -175,7 +190,7 @@ function chooseWholeThreads(layout: KvLayout): RowThreads {
   const valueThreads = divisorUpTo(Math.min(16, layout.headDim / 8), loads);
   const keyThreads = divisorUpTo(Math.max(2, loads / 2), valueThreads);
   const isShort = layout.dtype === 'f16' && layout.headDim <= 80;
-  const sizes = { keyThreads, valueThreads, loadWords: loadWords(layout), subgroups: false, halves: false };
+  const sizes = { keyThreads, valueThreads, loadWords: loadWords(layout), subgroups: false, ...inFloats };
   return { ...sizes, mostKeys: isShort ? 2 : 4, mostHeads: 6, mostCrews: crewsIn(isShort ? 128 : 64, valueThreads, 16) };
 }
 
@@ -183,13 +198,13 @@ function chooseWholeThreads(layout: KvLayout): RowThreads {
  * On a GPU without subgroups, 8 bits: loads of 8 bytes, a value by 16 invocations and a key by two, which leaves few parts of a score, and four heads. In f32
  * workgroups of 128 are 1.6 times as fast as of 64, in f16 those of 64 1.1 times as fast. Measured there, too.
  */
-function chooseCodeThreads(layout: KvLayout, halves: boolean): RowThreads {
+function chooseCodeThreads(layout: KvLayout, products: Products): RowThreads {
   const units = rowBytes(layout) / 8;
   const valueThreads = divisorUpTo(16, units);
   let keyThreads = Math.min(valueThreads, Math.max(2, Math.ceil(units / 8)));
   while (valueThreads % keyThreads !== 0) keyThreads++;
-  const sizes = { keyThreads, valueThreads, loadWords: 2, subgroups: false, halves };
-  return { ...sizes, mostKeys: 2, mostHeads: 4, mostCrews: crewsIn(halves ? 64 : 128, valueThreads, 8) };
+  const sizes = { keyThreads, valueThreads, loadWords: 2, subgroups: false, ...products };
+  return { ...sizes, mostKeys: 2, mostHeads: 4, mostCrews: crewsIn(products.halves ? 64 : 128, valueThreads, 8) };
 }
 
 /** The decode tiles to choose among when tuning, as `prefillTileSpace`: `chooseDecodeTile`'s first. */
@@ -201,28 +216,32 @@ export function decodeTileSpace(
 ): readonly DecodeTile[] {
   const { memory, subgroupSize } = device;
   const fits = (tile: DecodeTile) => decodeMemory(tile, layout.headDim, hasTokenScales(layout)) <= memory;
-  const around = ({ headTile, keyThreads, keysPerThread, valueThreads, invocations, loadWords: words, subgroups, halves }: DecodeTile) => {
-    const units = rowBytes(layout) / (4 * words);
+  const around = ({ headTile, keyThreads, keysPerThread, valueThreads, invocations, ...fixed }: DecodeTile) => {
+    const units = rowBytes(layout) / (4 * fixed.loadWords);
     return neighbours({ headTile, keyThreads, keysPerThread, valueThreads, crews: invocations / valueThreads }).flatMap(
       ({ crews, ...tile }, i) => {
-        const one = { ...tile, invocations: crews * tile.valueThreads, loadWords: words, subgroups, halves };
+        const one = { ...tile, invocations: crews * tile.valueThreads, ...fixed };
         if (i === 0) return fits(one) ? [one] : [];
         const isRow = units % tile.valueThreads === 0 && tile.valueThreads % tile.keyThreads === 0;
         const isWhole = isRow && tile.keysPerThread <= tile.keyThreads && tile.headTile <= Math.min(groupSize, 8);
-        if (!isWhole || one.invocations > mostInvocations || (subgroups && tile.valueThreads > subgroupSize)) return [];
+        if (!isWhole || one.invocations > mostInvocations || (fixed.subgroups && tile.valueThreads > subgroupSize)) return [];
         return fits(one) ? [one] : [];
       },
     );
   };
-  const first = chooseDecodeTile(layout, groupSize, device);
+  const choose = (without: Partial<DecodeDevice> = {}) => {
+    const tile = chooseDecodeTile(layout, groupSize, { ...device, ...without });
+    return tile ? [tile] : [];
+  };
+  const [first] = choose();
   if (!first) return [];
-  // Round the default, and round what is chosen where there are no subgroups; and what is chosen in f32, as not every GPU has f16 fast.
+  // Round the default, and round what is chosen where there are no subgroups; and what is chosen without f16 and products of bytes, which are not fast on every GPU.
   const whole = loadWords(layout);
-  const choose = (without: Partial<DecodeDevice>) => chooseDecodeTile(layout, groupSize, { ...device, ...without });
-  const longer = first.subgroups && first.loadWords < whole ? { ...first, loadWords: whole } : undefined;
-  const plain = first.subgroups ? choose({ subgroupSize: 0 }) : undefined;
-  const inF32 = first.halves ? choose({ shaderF16: false }) : undefined;
-  const plainInF32 = first.halves && first.subgroups ? choose({ shaderF16: false, subgroupSize: 0 }) : undefined;
-  const existing = (tiles: readonly (DecodeTile | undefined)[]) => tiles.filter((tile) => tile !== undefined);
-  return [...existing([first, longer, plain]).flatMap(around), ...existing([inF32, plainInF32])];
+  const longer = first.subgroups && first.loadWords < whole ? [{ ...first, loadWords: whole }] : [];
+  const byTiles = [first, ...longer, ...choose({ subgroupSize: 0 })].flatMap(around);
+  const inF32 = [{ shaderF16: false }, { shaderF16: false, byteProducts: false }].flatMap((products) => [
+    ...choose(products),
+    ...choose({ ...products, subgroupSize: 0 }),
+  ]);
+  return [...new Map([...byTiles, ...inF32].map((tile) => [JSON.stringify(Object.entries(tile).sort()), tile])).values()];
 }

@@ -1,21 +1,10 @@
-// How the decode kernels multiply: in f32. A code times codeFactor, after codeOffset is added, is the value without its scale.
+// How the decode kernels multiply keys: in f32. A code times codeFactor, after codeOffset is added, is the value without its scale.
 
 alias Query = vec4f; // four values of a query
 alias KeyCodes = vec4f; // four codes of a key
-alias Codes = vec4f; // of a value
 alias Product = f32; // of a query with codes of a key
-alias Share = f32; // weight of a key, with its value's scale
-alias Shares = vec4f; // of four heads
-alias ShareWord = f32; // what a shuffle hands out
-alias Outputs = vec4f; // four outputs while a round adds to them
-const sharesPerWord = 1u;
-
-// A new reference is taken when a score is higher by so much: e^16 is far from where sums of weights overflow, and from where the weights of a
-// few thousand small ones are lost.
-const slack = 16.0;
 
 const keyFactor = codeFactor;
-const valueFactor = codeFactor;
 
 var<workgroup> queries: array<Query, headTile * columns>;
 var<workgroup> querySums: array<f32, headTile>; // where codes have an offset
@@ -57,39 +46,10 @@ fn keyCodes(load: PoolLoad, v: u32) -> KeyCodes {
   return unpackVector(load, v);
 }
 
-fn valueCodes(load: PoolLoad, v: u32) -> Codes {
-  return unpackVector(load, v);
-}
-
 fn multiplyAdd(k: KeyCodes, q: Query, sum: Product) -> Product {
   return k.w * q.w + (k.z * q.z + (k.y * q.y + (k.x * q.x + sum)));
 }
 
 fn productSum(product: Product) -> f32 {
   return product;
-}
-
-// What is compared with the reference, and becomes one.
-fn levelOf(score: f32, valueScale: f32) -> f32 {
-  return score;
-}
-
-fn shareWord(first: f32, second: f32) -> ShareWord {
-  return first;
-}
-
-fn shareOf(word: ShareWord, i: u32) -> Share {
-  return word;
-}
-
-fn beginOutputs(accumulated: vec4f) -> Outputs {
-  return accumulated;
-}
-
-fn addShare(outputs: Outputs, share: Share, codes: Codes) -> Outputs {
-  return outputs + share * codes;
-}
-
-fn endOutputs(accumulated: vec4f, outputs: Outputs) -> vec4f {
-  return outputs;
 }
