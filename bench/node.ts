@@ -7,7 +7,7 @@ import { runTerminal } from './terminal.ts';
 
 Object.assign(globalThis, globals);
 
-const toggles = 'allow_unsafe_apis,vulkan_enable_f16_on_nvidia';
+const toggles = env.PAGEWISE_DAWN_TOGGLES ?? 'allow_unsafe_apis,vulkan_enable_f16_on_nvidia';
 
 /** Kept in a variable for as long as the process: Dawn's instance goes when this is collected. */
 // Timestamps are rounded to 0.1 ms otherwise.

@@ -86,7 +86,8 @@ describe('the decode tile', () => {
           const { subgroups, halves, byteKeys, ...sizes } = tile;
           const { headTile, keyThreads, keysPerThread, valueThreads, invocations } = sizes;
           const areCodes = maxInvocations >= 128 && layout.dtype === 'int8';
-          expect([halves, byteKeys], label).toEqual([shaderF16 && areCodes, byteProducts && areCodes]);
+          const isByBytes = byteProducts && areCodes && (shaderF16 || groupSize <= 4 || !subgroups);
+          expect([halves, byteKeys], label).toEqual([shaderF16 && areCodes, isByBytes]);
           for (const threads of [keyThreads, valueThreads]) {
             expect(!subgroups || (threads <= subgroupSize && Number.isInteger(Math.log2(threads))), label).toBe(true);
           }
@@ -117,6 +118,7 @@ describe('the decode tile', () => {
       'subgroups, bytes': { ...gpu, subgroupSize: 32, shaderF16: false },
       'subgroups, f16': { ...gpu, subgroupSize: 32, shaderF16: true },
       f16: { ...gpu, subgroupSize: 0, shaderF16: true },
+      bytes: { ...gpu, subgroupSize: 0, shaderF16: false },
     };
     const chosen = (device: DecodeDevice, headDim: number, groupSize: number) =>
       (['f16', 'int8', 'fp8_e4m3'] as const).map((dtype) => {
@@ -128,6 +130,8 @@ describe('the decode tile', () => {
     expect(chosen(devices.subgroups, 64, 4)).toEqual(['8.8.4.128', '4.8.4.128', '4.8.4.128']);
     expect(chosen(devices.subgroups, 64, 8)).toEqual(['8.8.4.64', '4.8.4.64', '4.8.4.64']);
     expect(chosen(devices['subgroups, bytes'], 128, 4)).toEqual(['16.16.4.128', '4.16.2.128', '4.16.4.128']);
+    expect(chosen(devices['subgroups, bytes'], 128, 8)).toEqual(chosen(devices.subgroups, 128, 8));
+    expect(chosen(devices.bytes, 128, 4)).toEqual(['8.16.4.64', '2.16.2.64', '2.16.2.128']);
     expect(chosen(devices['subgroups, f16'], 128, 4)).toEqual(['16.16.4.128', '4.16.2.128', '4.16.2.128']);
     expect(chosen(devices['subgroups, f16'], 64, 4)).toEqual(['8.8.4.128', '2.8.2.128', '4.8.4.128']);
     expect(chosen(devices['subgroups, f16'], 64, 8)).toEqual(['8.8.4.64', '2.8.2.64', '4.8.4.64']);
