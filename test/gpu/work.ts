@@ -28,7 +28,7 @@ export class WorkWatch {
     wrap(device, 'createComputePipelineAsync', (original) => async (...args) => {
       const pipeline = (await original(...args)) as GPUComputePipeline;
       // The same launches with the same buffers, whether the device has subgroups or not.
-      this.#names.set(pipeline, ((args[0] as GPUComputePipelineDescriptor).label ?? '').replace(/ by subgroups$/, ''));
+      this.#names.set(pipeline, ((args[0] as GPUComputePipelineDescriptor).label ?? '').replace(/ by subgroups(?=$|,)/, ''));
       return pipeline;
     });
     wrap(device, 'createBindGroup', (original) => (...args) => {

@@ -7,7 +7,7 @@ import { fakePass, matrixGpu } from './fake-gpu.ts';
 afterEach(() => vi.unstubAllGlobals());
 
 const byMatrices = 'decode by matrices, keys as bytes';
-const byMultiplyAdds = 'decode in f16';
+const byMultiplyAdds = 'decode in f16, keys as bytes';
 
 interface Setup {
   readonly numKvHeads?: number;

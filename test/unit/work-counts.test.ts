@@ -224,7 +224,7 @@ const layersByMatrices: readonly Layer[] = [
       bytesWritten: 1_968,
       kernels: {
         append: { grids: { '16 1 1': 1 }, bound: 69_363_568 },
-        'decode in f16': { grids: { '8 64 1': 1 }, bound: 83_238_544 },
+        'decode in f16, keys as bytes': { grids: { '8 64 1': 1 }, bound: 83_238_544 },
         merge: { grids: { '8 32 1': 1 }, bound: 13_858_128 },
       },
     },
