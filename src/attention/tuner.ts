@@ -34,7 +34,7 @@ export interface TuneOptions {
   readonly decode?: readonly { readonly sequences: number; readonly keys: number }[];
   /** Prefills to be fast at: so many new tokens at the end of so many keys. */
   readonly prefill?: readonly { readonly tokens: number; readonly keys: number }[];
-  /** Milliseconds after which nothing new is tried; default 20,000. */
+  /** Milliseconds after which nothing new is tried, but for the default, which is always timed; default 20,000. */
   readonly budget?: number;
   /** What is known already: its entries of other shapes stay. */
   readonly tuning?: unknown;
@@ -205,7 +205,7 @@ class Tuner {
     }
   }
 
-  /** @returns undefined where the budget was spent before. */
+  /** @returns undefined where the budget was spent before; the first search times the default at least, so that whatever the host a tuning names a tile. */
   async #search<T extends DecodeTile | MatrixDecodeTile | PrefillTile | MatrixPrefillTile | Split>(
     part: TunedPart['part'],
     candidates: readonly T[],
@@ -213,7 +213,7 @@ class Tuner {
     choose: (candidate: T) => KernelChoice,
   ): Promise<Found<T> | undefined> {
     const { budget = defaultBudget, onProgress } = this.#options;
-    if (performance.now() - this.#begin >= budget) return undefined;
+    if (this.#parts.length > 0 && performance.now() - this.#begin >= budget) return undefined;
     let expected: readonly Float32Array[] | undefined;
     const host: SearchHost<T> = {
       open: async (candidate) => {
