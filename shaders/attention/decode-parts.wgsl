@@ -1,6 +1,6 @@
 // What the decode kernels by multiply-adds share: decode.wgsl and decode-teams.wgsl, which hand over what their crews added up for one head by
-// `partOf(crew, column) -> vec4f`. How they multiply is in keys-f32.wgsl, keys-f16.wgsl or
-// keys-i8.wgsl, and in values-f32.wgsl or values-f16.wgsl.
+// `partOf(crew, column) -> vec4f`. How they multiply is in keys-f32.wgsl, keys-f16.wgsl or keys-i8.wgsl,
+// and in values-f32.wgsl or values-f16.wgsl.
 
 const columns = headDim / 4u;
 const units = headDim / unit; // loads of a row
