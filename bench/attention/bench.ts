@@ -1,5 +1,5 @@
 import type { Gpu, KvDtype } from 'pagewise';
-import { hasTokenScales, kvFormats, rowBytes } from '../../src/attention/layout.ts';
+import { hasTokenScales, rowBytes } from '../../src/attention/layout.ts';
 import { type DecodeTile, decodeMemory } from '../../src/attention/tiles/decode.ts';
 import { isMatrixTile, type MatrixDecodeTile, type MatrixPrefillTile, matrixPrefillMemory } from '../../src/attention/tiles/matrix.ts';
 import { type AttentionShape, chooseKernels, tileSpace } from '../../src/attention/tuned.ts';
@@ -204,18 +204,12 @@ function matrixSweep({ limits, features }: Gpu, { numHeads, numKvHeads, headDim 
 }
 
 /** Tiles of the decode kernel: by subgroups where the device has them. */
-function decodeSweep(
-  { limits, features, subgroupMinSize, wgslLanguageFeatures }: Gpu,
-  shape: Shape,
-  dtype: KvDtype,
-): readonly DecodeTile[] {
-  const { subgroups, shaderF16 } = features;
-  const products = {
-    halves: shaderF16 && kvFormats[dtype].halves !== undefined,
-    byteKeys: wgslLanguageFeatures.has('packed_4x8_integer_dot_product') && dtype === 'int8',
-  };
+function decodeSweep(gpu: Gpu, shape: Shape, dtype: KvDtype): readonly DecodeTile[] {
+  const { limits, features, subgroupMinSize } = gpu;
+  const { subgroups } = features;
   const { numHeads, numKvHeads, headDim } = shape;
   const layout = { ...shape, dtype };
+  const { halves, byteKeys } = chooseKernels(gpu, layout).plainDecode;
   const headTile = Math.min(8, numHeads / numKvHeads);
   const loadWords = hasTokenScales(layout) ? 2 : 4;
   const units = rowBytes(layout) / (4 * loadWords);
@@ -227,7 +221,7 @@ function decodeSweep(
   });
   return sizes.flatMap((size) => {
     const { keyThreads, valueThreads, keysPerThread, invocations } = size;
-    const tile = { headTile, ...size, loadWords, subgroups, ...products };
+    const tile = { headTile, ...size, loadWords, subgroups, halves, byteKeys };
     const isRow = units % valueThreads === 0 && valueThreads >= keyThreads && invocations >= valueThreads;
     const isWhole = isRow && keysPerThread <= keyThreads && (!subgroups || valueThreads <= subgroupMinSize);
     // What an invocation has in flight, and sums of: registers are what there is least of.

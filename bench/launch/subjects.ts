@@ -3,7 +3,7 @@ import { adapterDefaults } from '../../src/attention/adapters.ts';
 import { decodeKernelOf } from '../../src/attention/kernels.ts';
 import { kvFormats } from '../../src/attention/layout.ts';
 import { PlanWriter, packBatch } from '../../src/attention/plan.ts';
-import { chooseDecodeTile, type DecodeTile } from '../../src/attention/tiles/decode.ts';
+import { chooseDecodeTile, type DecodeTile, tileSizes } from '../../src/attention/tiles/decode.ts';
 import type { ArgumentDeclarations } from '../../src/launch/kernel.ts';
 
 /** A kernel to launch, with all that a program of some layers would have around it. */
@@ -73,7 +73,6 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<ReturnType<type
     byteProducts: false,
   };
   const tile = chooseDecodeTile(layout, 1, plain) as DecodeTile;
-  const { subgroups: _, halves: __, byteKeys: ___, ...sizes } = tile;
   const layers = Array.from({ length: numLayers }, () => ({
     ...{
       blockSize: 8,
@@ -84,7 +83,7 @@ export function decodeSubject({ device, adapter }: Gpu): Subject<ReturnType<type
       blocksPerBuffer: 2,
       numHeads: 1,
       groupSize: 1,
-      ...sizes,
+      ...tileSizes(tile),
     },
     ...{ query: buffer(4096), pool0: buffer(1024), layerData: buffer(256), blockTable, plan, rotary, output: buffer(256), partials },
     ...{ scale: 1, softcap: 0, window: 0, keepFirst: 0, queryStride: 8, queryOffset: 0, rotaryHalf: 0, tableStride: 1 },

@@ -2,7 +2,7 @@ import { KernelCompileError } from '../errors.ts';
 import type { LaunchCache } from '../launch/cache.ts';
 import type { ArgumentDeclarations, ArgumentsOf, Kernel } from '../launch/kernel.ts';
 import type { PoolKernels } from './kernels.ts';
-import type { DecodeTile } from './tiles/decode.ts';
+import { type DecodeTile, tileSizes } from './tiles/decode.ts';
 import { isMatrixTile, type MatrixDecodeTile, type MatrixPrefillTile } from './tiles/matrix.ts';
 import type { PrefillTile } from './tiles/prefill.ts';
 import type { KernelChoice } from './tuned.ts';
@@ -132,8 +132,7 @@ function decodeVariant(tile: DecodeTile | MatrixDecodeTile): Variant<DecodeTile 
       const { byteKeys, ...sizes } = tile;
       return launch(cache, byteKeys ? kernels.matrixDecodeBytes : kernels.matrixDecode, { ...values, ...sizes });
     }
-    const { subgroups: _, halves: __, byteKeys: ___, ...sizes } = tile;
-    return launch(cache, kernels.decode(tile), { ...values, ...sizes });
+    return launch(cache, kernels.decode(tile), { ...values, ...tileSizes(tile) });
   };
   return { tile, prepare };
 }

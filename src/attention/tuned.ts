@@ -7,6 +7,7 @@ import type { AdapterDescription, Gpu } from '../gpu.ts';
 import { hostName } from '../host.ts';
 import { indexedDbStore, type JsonKind, type JsonStore, type JsonStoreOptions, type TextFiles, textStore } from '../launch/json-store.ts';
 import { hash } from '../launch/manifest.ts';
+import { sameJson } from '../same-json.ts';
 import { version } from '../version.ts';
 import { adapterDefaults } from './adapters.ts';
 import { attentionKernels, type KernelParts } from './kernels.ts';
@@ -287,16 +288,6 @@ function isCount(value: unknown): value is number {
 
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-/** By their values, whatever the order of the fields. */
-function sameJson(a: unknown, b: unknown): boolean {
-  if (typeof a !== 'object' || typeof b !== 'object' || a === null || b === null) return a === b;
-  const names = Object.keys(a);
-  return (
-    names.length === Object.keys(b).length &&
-    names.every((name) => Object.hasOwn(b, name) && sameJson(Reflect.get(a, name), Reflect.get(b, name)))
-  );
 }
 
 /** How far apart two sizes are: 0 for equal ones, 1 for a factor of two. */

@@ -75,7 +75,7 @@ for (const [name, layout] of Object.entries(byBarriers)) {
 const inHalves = { halves: true, byteKeys: false } as const;
 const byBytes = { halves: true, byteKeys: true } as const;
 const bytesAndFloats = { halves: false, byteKeys: true } as const;
-const describe = ({ halves, byteKeys }: Pick<CrewLayout, 'halves' | 'byteKeys'>) => {
+const inWords = ({ halves, byteKeys }: Pick<CrewLayout, 'halves' | 'byteKeys'>) => {
   if (byteKeys) return `, keys as bytes, values in ${halves ? 'f16' : 'f32'}`;
   return halves ? ' in f16' : '';
 };
@@ -88,7 +88,7 @@ const codes = [
 ];
 for (const [storage, products] of codes) {
   spec(
-    `by barriers${describe(products)}: ${storage}`,
+    `by barriers${inWords(products)}: ${storage}`,
     async (t) => {
       const tile = { keyThreads: 2, keysPerThread: 2, valueThreads: 8, crews: 2, headTile: 4, loadWords: 2, ...products };
       await run(t, { heads: '14/2', headDim: 64, storage, ...tile }, false);
@@ -104,7 +104,7 @@ for (const [storage, teams, products] of [
   ...codes.map(([storage, products]) => [storage, products.byteKeys ? 2 : 4, products] as const),
 ] as const) {
   spec(
-    `by subgroups${describe(products)}: ${storage}, crews of ${teams} teams`,
+    `by subgroups${inWords(products)}: ${storage}, crews of ${teams} teams`,
     async (t) => {
       const valueThreads = Math.min(8, t.gpu.subgroupMinSize);
       const keyThreads = valueThreads / teams;

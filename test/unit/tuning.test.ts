@@ -23,7 +23,7 @@ const memoryOf = (kernel: unknown, selectors: Readonly<Record<string, number | s
 
 /** Most invocations: SwiftShader's, lavapipe's, a GPU's. */
 const adapters = [8, 64, 128];
-/** With the least size of their subgroups, 0 where there are none, and whether they have shader-f16. */
+/** With the least size of their subgroups, 0 where there are none, whether they have shader-f16, and dot products of bytes. */
 const decodeAdapters = [
   [8, 4, false, true],
   [64, 0, true, true],

@@ -1,4 +1,6 @@
 /** Tiles of the decode kernels by multiply-adds, shaders/attention/decode.wgsl and decode-teams.wgsl. Pure. */
+
+import { sameJson } from '../../same-json.ts';
 import { hasTokenScales, type KvDtype, type KvLayout, kvFormats, loadWords, rowBytes } from '../layout.ts';
 import { anyDeviceInvocations, neighbours } from './space.ts';
 
@@ -28,6 +30,11 @@ export interface DecodeTile extends DecodeWays {
   readonly invocations: number;
   /** u32 of one load: 4, or 2 where an invocation should have less of a row of 8-bit values. */
   readonly loadWords: number;
+}
+
+/** What a tile gives its kernel as selectors. */
+export function tileSizes({ subgroups: _, halves: __, byteKeys: ___, ...sizes }: DecodeTile): Omit<DecodeTile, keyof DecodeWays> {
+  return sizes;
 }
 
 /** Bytes of workgroup memory of the decode kernel: queries, parts of scores or the crews' outputs, scores, rows, scales and the crews' states. */
@@ -155,7 +162,7 @@ function chooseRowThreads(layout: KvLayout, groupSize: number, device: DecodeDev
     halves: shaderF16 && isGpu(device) && areCodes,
     byteKeys: byteProducts && isGpu(device) && layout.dtype === 'int8',
   };
-  // Keys as bytes beside values in f32: in groups of four 186 instead of 222 us (64 x 4096, H200), of eight 412 instead of 359 (H100).
+  // Beside values in f32 keys as bytes are slower in large groups (docs/experiments.md).
   const bySubgroups = products.halves || groupSize <= fewHeads ? products : inFloats;
   const tile = chooseSubgroupTile(layout.dtype, groupSize, bySubgroups);
   const words = Math.min(tile.loadWords, loadWords(layout));
@@ -245,5 +252,5 @@ export function decodeTileSpace(
     ...choose(products),
     ...choose({ ...products, subgroupSize: 0 }),
   ]);
-  return [...new Map([...byTiles, ...inF32].map((tile) => [JSON.stringify(Object.entries(tile).sort()), tile])).values()];
+  return [...byTiles, ...inF32].filter((tile, i, all) => all.findIndex((one) => sameJson(one, tile)) === i);
 }
