@@ -12,6 +12,10 @@ fn hash(seed: u32) -> u32 { // pcg (Jarzynski and Olano 2020)
 fn normal(seed: u32) -> f32 {
   let h = hash(seed);
   return (f32(h & 255u) + f32((h >> 8u) & 255u) + f32((h >> 16u) & 255u) + f32(h >> 24u) - 510.0) / 128.0;
+}
+// The highest bit of an exponent is bit 13 of a half, or bit 6 xor bit 12.
+fn smallE4m3(word: u32) -> u32 {
+  return (word & 0xdfbfdfbfu) | ((word >> 6u) & 0x00400040u);
 }`;
 
 function hash(seed: number): number {
@@ -31,11 +35,21 @@ const wordOf: Readonly<Record<KvDtype, string>> = {
   f32: 'bitcast<u32>(normal(at))',
   f16: 'pack2x16float(vec2f(normal(2u * at), normal(2u * at + 1u)))',
   int8: 'hash(at)',
-  fp8_e4m3: '(hash(at) & 0xbfbfbfbfu)',
+  fp8_e4m3: 'smallE4m3(hash(at))',
   fp8_e5m2: '(hash(at) & 0xbfbfbfbfu)',
 };
 
-/** Of a stored value: what its byte stands for without a scale. */
+/** Code `i` of four, a byte, of the word that is stored for so many random bits. */
+function codeOf(dtype: KvDtype, bits: number, i: number): number {
+  if (dtype !== 'fp8_e4m3') return (bits >>> (8 * i)) & (dtype === 'int8' ? 0xff : 0xbf);
+  const word = (bits & 0xdfbfdfbf) | ((bits >>> 6) & 0x00400040);
+  const half = (word >>> (16 * (i >> 1))) & 0xffff;
+  if (i % 2 === 1) return ((half >> 8) & 0x80) | ((half >> 7) & 0x7f);
+  const mixed = half ^ (half >> 6);
+  return ((mixed >> 1) & 0x80) | (mixed & 0x7f);
+}
+
+/** What a code stands for without a scale. */
 function decodeByte(dtype: KvDtype, byte: number): number {
   if (dtype === 'int8') return (byte << 24) >> 24;
   const mantissaBits = dtype === 'fp8_e4m3' ? 3 : 2;
@@ -154,8 +168,7 @@ export class HashedPool {
     if (bytes === 4) return values.map((_, d) => hashedNormal(at + d));
     if (bytes === 2) return values.map((_, d) => hashedNormal(2 * at + d));
     const scale = scaleUnits[dtype] * (hasTokenScales(options) ? 1 + (hash(blockAt + 2 * rows * rowWords + 2 * row + isValue) % 4) : 1);
-    const mask = dtype === 'int8' ? 0xff : 0xbf;
-    return values.map((_, d) => scale * decodeByte(dtype, (hash(at + (d >> 2)) >>> (8 * (d & 3))) & mask));
+    return values.map((_, d) => scale * decodeByte(dtype, codeOf(dtype, hash(at + (d >> 2)), d & 3)));
   }
 }
 

@@ -37,8 +37,12 @@ fn pack4(values: vec4f) -> u32 {
   }
   let mantissaBits = select(2u, 3u, kvDtype == kvE4m3);
   let bias = select(15u, 7u, kvDtype == kvE4m3);
-  return packFloat8(values.x, mantissaBits, bias, largestCode) | (packFloat8(values.y, mantissaBits, bias, largestCode) << 8u)
+  let codes = packFloat8(values.x, mantissaBits, bias, largestCode) | (packFloat8(values.y, mantissaBits, bias, largestCode) << 8u)
     | (packFloat8(values.z, mantissaBits, bias, largestCode) << 16u) | (packFloat8(values.w, mantissaBits, bias, largestCode) << 24u);
+  if (kvDtype == kvE4m3) {
+    return e4m3Word(codes);
+  }
+  return codes;
 }
 
 fn storeRow8(buffer: u32, row: u32, chunk: u32, values: Eight) {

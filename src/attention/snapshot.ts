@@ -3,7 +3,7 @@ import { InvalidArgumentError } from '../errors.ts';
 import { blockBytes, hasTokenScales, type KvLayout, kvFormats } from './layout.ts';
 
 /** "PGKV" and the version of the format. */
-const magic = [0x564b4750, 3] as const;
+const magic = [0x564b4750, 4] as const;
 
 type SnapshotLayout = KvLayout & { readonly numLayers: number };
 

@@ -29,7 +29,7 @@ const randomBits: Readonly<Record<KvDtype, readonly [kept: number, set: number]>
   f32: [0x81ffffff, 0x3e000000],
   f16: [0x8fff8fff, 0x30003000],
   int8: [0xffffffff, 0],
-  fp8_e4m3: [0xbfbfbfbf, 0],
+  fp8_e4m3: [0xdfffdfff, 0x10401040],
   fp8_e5m2: [0xbfbfbfbf, 0],
 };
 

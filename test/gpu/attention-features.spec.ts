@@ -25,7 +25,7 @@ import {
   spec,
   uploadBuffer,
 } from '../harness/harness.ts';
-import { decodeE4m3, decodeE5m2 } from './formats.ts';
+import { decodeE4m3, decodeE5m2, e4m3Codes } from './formats.ts';
 import { shuffleBlocks } from './paged.ts';
 
 const once = { devices: 'granted' } as const;
@@ -426,7 +426,8 @@ spec(
       const actual = await readFloats(t.gpu, output);
       const found = codes.map((_, i) => actual[Math.floor(i / 64) * 128 + (Math.floor(i / 32) % 2) * 64 + (i % 32)]);
       expectEqual(found, codes, `values of ${dtype}`);
-      const pool = new Uint8Array(await readBuffer(t.gpu, kv.pools[0][0]));
+      const words = await readBuffer(t.gpu, kv.pools[0][0]);
+      const pool = dtype === 'fp8_e4m3' ? e4m3Codes(new Uint32Array(words)) : new Uint8Array(words);
       const [block] = sequences[0].blocks;
       // Behind the block's keys, 16 rows of a head side by side.
       const rows = [0, 1].flatMap((head) => [...pool.subarray((2 * block + 1) * 16 * 64 + head * 16 * 32).subarray(0, 32)]);

@@ -1,6 +1,6 @@
 /** Holds what a case of the grid wrote against float64: the rows in the pool, all of them, and the results, all or a sample. Pure. */
 import type { Random } from '../harness/random.ts';
-import { decodeE4m3, decodeE5m2, decodeHalf } from './formats.ts';
+import { decodeE4m3, decodeE5m2, decodeHalf, e4m3Codes } from './formats.ts';
 import { type GridCase, headsOf, storages } from './grid.ts';
 import { type CaseInputs, largestCodes, modifiedScore, positionOf, type SequenceInputs, turn } from './grid-inputs.ts';
 import { poisonWord } from './poison.ts';
@@ -78,8 +78,9 @@ export function readStored(of: GridCase, inputs: CaseInputs, pool: StoredPool): 
         let words = tokenScales ? numKvHeads : 0;
         for (let head = 0; head < numKvHeads; head++) {
           const first = ((isValue * numKvHeads + head) * blockSize + slot) * headWords;
-          words += wordsIn(block.subarray(first, first + headWords));
-          const codes = new Codes(block.buffer, block.byteOffset + 4 * first, headDim);
+          const own = block.subarray(first, first + headWords);
+          words += wordsIn(own);
+          const codes = dtype === 'fp8_e4m3' ? e4m3Codes(own) : new Codes(own.buffer, own.byteOffset, headDim);
           const scale = scales(head);
           for (let i = 0; i < headDim; i++) row[head * headDim + i] = (meanings ? meanings[codes[i]] : codes[i]) * scale;
         }
