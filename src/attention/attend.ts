@@ -27,47 +27,50 @@ export interface Variant<T> {
 }
 
 /**
- * The kernel of all layers: the one that was chosen until it does not compile for a layer, as one by matrices may; then the plain one. As the plan has
- * work items of one size, all layers change over together.
+ * The kernel of all layers: the first of several, until it does not compile for a layer, as one by matrices or subgroups may; then the next. As the
+ * plan has work items of one size, all layers change over together.
  */
 export class Attend<T> {
   readonly #cache: LaunchCache;
-  readonly #plain: Variant<T>;
+  readonly #variants: readonly Variant<T>[];
   readonly #layers: LayerAttend<T>[] = [];
-  #variant: Variant<T>;
+  #chosen = 0;
 
-  constructor(cache: LaunchCache, chosen: Variant<T>, plain: Variant<T>) {
+  constructor(cache: LaunchCache, variants: readonly Variant<T>[]) {
     this.#cache = cache;
-    this.#variant = chosen;
-    this.#plain = plain;
+    this.#variants = variants;
   }
 
   /** Settled when all layers are prepared. */
   get tile(): T {
-    return this.#variant.tile;
+    return this.#variants[this.#chosen].tile;
   }
 
-  /** @throws {KernelCompileError} when the plain kernel does not compile: a modification of the caller's does not. */
+  /** @throws {KernelCompileError} when no kernel compiles: a modification of the caller's does not. */
   async prepare(kernels: PoolKernels, args: AttendArguments): Promise<AttendLaunch> {
     const layer = new LayerAttend<T>(this.#cache, kernels, args);
-    const variant = this.#variant;
-    try {
-      await layer.use(variant);
-    } catch (error) {
-      if (variant === this.#plain || !(error instanceof KernelCompileError)) throw error;
-      await layer.use(this.#plain);
-      await this.#fallBack(error);
+    const failures = new Map<number, KernelCompileError>();
+    let i = this.#chosen;
+    for (let isReady = false; !isReady; ) {
+      try {
+        await layer.use(this.#variants[i]);
+        isReady = true;
+      } catch (error) {
+        if (i + 1 === this.#variants.length || !(error instanceof KernelCompileError)) throw error;
+        failures.set(i++, error);
+      }
     }
+    await this.#fallBack(i, failures);
     this.#layers.push(layer);
-    await layer.use(this.#variant);
+    await layer.use(this.#variants[this.#chosen]);
     return layer;
   }
 
-  async #fallBack(reason: KernelCompileError): Promise<void> {
-    if (this.#variant === this.#plain) return;
-    this.#variant = this.#plain;
-    this.#cache.reportFallback(reason.kernel, reason);
-    await Promise.all(this.#layers.map((layer) => layer.use(this.#plain)));
+  async #fallBack(to: number, failures: ReadonlyMap<number, KernelCompileError>): Promise<void> {
+    if (to <= this.#chosen) return;
+    for (const [i, reason] of failures) if (i >= this.#chosen) this.#cache.reportFallback(reason.kernel, reason);
+    this.#chosen = to;
+    await Promise.all(this.#layers.map((layer) => layer.use(this.#variants[to])));
   }
 }
 
@@ -100,18 +103,15 @@ class LayerAttend<T> implements AttendLaunch {
 
 /** Attention of prompts as it was chosen. */
 export function prefillBy(cache: LaunchCache, { prefill, plainPrefill }: KernelChoice): Attend<PrefillTile | MatrixPrefillTile> {
-  return attendBy<PrefillTile | MatrixPrefillTile>(cache, prefillVariant, prefill, plainPrefill);
+  const tiles = isMatrixTile(prefill) ? [prefill, plainPrefill] : [prefill];
+  return new Attend(cache, tiles.map(prefillVariant));
 }
 
 /** Attention of single tokens as it was chosen. */
-export function decodeBy(cache: LaunchCache, { decode, plainDecode }: KernelChoice): Attend<DecodeTile | MatrixDecodeTile> {
-  return attendBy<DecodeTile | MatrixDecodeTile>(cache, decodeVariant, decode, plainDecode);
-}
-
-/** @param instead what takes the place of a chosen tile of matrices */
-function attendBy<T extends object>(cache: LaunchCache, variantOf: (tile: T) => Variant<T>, chosen: T, instead: T): Attend<T> {
-  const variant = variantOf(chosen);
-  return new Attend(cache, variant, isMatrixTile(chosen) ? variantOf(instead) : variant);
+export function decodeBy(cache: LaunchCache, { decode, plainDecode, barrierDecode }: KernelChoice): Attend<DecodeTile | MatrixDecodeTile> {
+  const last = isMatrixTile(decode) ? plainDecode : decode;
+  const tiles = [...new Set([decode, last, last.subgroups ? barrierDecode : last])];
+  return new Attend(cache, tiles.map(decodeVariant));
 }
 
 function prefillVariant(tile: PrefillTile | MatrixPrefillTile): Variant<PrefillTile | MatrixPrefillTile> {

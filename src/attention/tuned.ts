@@ -105,6 +105,8 @@ export interface KernelChoice {
   readonly large?: { readonly tile: MatrixDecodeTile; readonly split: LargeSplit };
   /** What takes the place of `decode` and `prefill` where these are of matrices and do not compile. */
   readonly plainDecode: DecodeTile;
+  /** What takes the place of a decode kernel by subgroups that does not compile. */
+  readonly barrierDecode: DecodeTile;
   readonly plainPrefill: PrefillTile;
   readonly parts?: KernelParts;
   /** At least one; a step takes the nearest. */
@@ -135,8 +137,9 @@ export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOp
   const decode = pickTile('decode', space.decode, entries, onTuningProblem);
   const prefill = pickTile('prefill', space.prefill, entries, onTuningProblem);
   const plainDecode = space.decode.find((tile): tile is DecodeTile => !isMatrixTile(tile));
+  const barrierDecode = space.decode.find((tile): tile is DecodeTile => !isMatrixTile(tile) && !tile.subgroups);
   const plainPrefill = space.prefill.find((tile): tile is PrefillTile => !isMatrixTile(tile));
-  if (!decode || !prefill || !plainDecode || !plainPrefill) {
+  if (!decode || !prefill || !plainDecode || !barrierDecode || !plainPrefill) {
     const { maxComputeWorkgroupStorageSize: granted } = gpu.limits;
     const what = `Attention with headDim ${shape.headDim}`;
     const remedy = 'Open the device with larger limits.';
@@ -159,7 +162,7 @@ export function chooseKernels(gpu: Gpu, shape: AttentionShape, options: ChoiceOp
     return { sequences, keys, minSegmentKeys, targetWorkgroups: Math.min(targetWorkgroups, most) };
   });
   const large = space.large && !isFixed ? { large: { tile: space.large, split: largeSplit } } : {};
-  return { decode, prefill, ...large, plainDecode, plainPrefill, splits: splits ?? [split], split };
+  return { decode, prefill, ...large, plainDecode, barrierDecode, plainPrefill, splits: splits ?? [split], split };
 }
 
 /** Workgroups of one work item of the decode kernel. */
