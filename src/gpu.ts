@@ -1,4 +1,5 @@
 import { DeviceLostError, PagewiseError, WebGpuUnavailableError } from './errors.ts';
+import { hostName } from './host.ts';
 
 /** How to open a device. */
 export interface OpenGpuOptions {
@@ -45,6 +46,8 @@ export interface Gpu {
   readonly subgroupMinSize: number;
   /** What the host's WGSL offers beyond the core. */
   readonly wgslLanguageFeatures: ReadonlySet<string>;
+  /** WGSL directives that are an error to the host's compiler, though it knows what they are for. */
+  readonly unknownDirectives: ReadonlySet<string>;
   /** Resolves (never rejects) when the device is lost, also after `destroy()`. */
   readonly lost: Promise<DeviceLostError>;
   /** Undefined while the device lives; the error to throw afterwards. */
@@ -65,6 +68,14 @@ const usefulLimits = [
 
 const subgroupMatrix = 'chromium-experimental-subgroup-matrix';
 const usefulFeatures = ['shader-f16', 'subgroups', 'timestamp-query', subgroupMatrix] as const;
+
+/**
+ * Deno 2.9 grants subgroups to devices, though its adapters do not list them: to wgpu they are a feature of its own. Its compiler has their
+ * functions, and neither the extension nor the diagnostic of that name.
+ */
+const subgroupDirectives: ReadonlySet<string> = new Set(['enable subgroups', 'diagnostic(off, subgroup_uniformity)']);
+const noDirectives: ReadonlySet<string> = new Set();
+const isDeno = () => hostName() === 'deno';
 
 /** A product of matrices of M x K by K x N. */
 interface SubgroupMatrixConfig {
@@ -95,14 +106,16 @@ export async function openGpu(options: OpenGpuOptions = {}): Promise<Gpu> {
   const requiredLimits: Record<string, number> = {};
   if (options.limits !== 'default')
     for (const name of usefulLimits) if (adapter.limits[name] !== undefined) requiredLimits[name] = adapter.limits[name];
-  const requiredFeatures = usefulFeatures.filter((name) => adapter.features.has(name)) as GPUFeatureName[];
-  let device: GPUDevice;
+  const listed = usefulFeatures.filter((name) => adapter.features.has(name));
+  const isUnlisted = isDeno() && !adapter.features.has('subgroups');
+  const request = (features: readonly string[]) =>
+    adapter.requestDevice({ label: 'pagewise', requiredFeatures: features as GPUFeatureName[], requiredLimits });
   try {
-    device = await adapter.requestDevice({ label: 'pagewise', requiredFeatures, requiredLimits });
+    const device = await (isUnlisted ? request([...listed, 'subgroups']).catch(() => request(listed)) : request(listed));
+    return gpuFromDevice(device, adapter.info, api, isUnlisted ? subgroupDirectives : noDirectives);
   } catch (error) {
     throw new WebGpuUnavailableError('device-refused', String(error));
   }
-  return gpuFromDevice(device, adapter.info, api);
 }
 
 /**
@@ -110,8 +123,14 @@ export async function openGpu(options: OpenGpuOptions = {}): Promise<Gpu> {
  *
  * @param info what to report as the adapter; default `device.adapterInfo`.
  * @param api where the device came from; default `navigator.gpu`.
+ * @param unknownDirectives see `Gpu`; default what Deno 2.9 does not know, there, else none
  */
-export function gpuFromDevice(device: GPUDevice, info = device.adapterInfo, api: GPU | undefined = globalThis.navigator?.gpu): Gpu {
+export function gpuFromDevice(
+  device: GPUDevice,
+  info = device.adapterInfo,
+  api: GPU | undefined = globalThis.navigator?.gpu,
+  unknownDirectives = isDeno() ? subgroupDirectives : noDirectives,
+): Gpu {
   let loss: DeviceLostError | undefined;
   const lost = device.lost.then((event) => {
     loss = new DeviceLostError(event.reason, event.message);
@@ -122,6 +141,7 @@ export function gpuFromDevice(device: GPUDevice, info = device.adapterInfo, api:
     adapter: describeAdapter(info),
     limits: device.limits,
     wgslLanguageFeatures: api?.wgslLanguageFeatures ?? new Set(),
+    unknownDirectives,
     features: {
       shaderF16: device.features.has('shader-f16'),
       subgroups: device.features.has('subgroups'),

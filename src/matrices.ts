@@ -5,19 +5,19 @@ import subgroupMatrixSource from '../shaders/subgroup-matrix.wgsl' with { type: 
 export interface MatrixFunctions {
   /** The functions of shaders/subgroup-matrix.wgsl, and those that the kernel needs besides. */
   readonly wgsl: string;
-  readonly enables: readonly string[];
+  readonly directives: readonly string[];
   /** Arrays of matrices need constant indices. */
   readonly unroll: boolean;
 }
 
-/** What a module by subgroups needs of WGSL. */
-export const matrixEnables: readonly string[] = ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'];
+/** What a module by matrices needs of WGSL. */
+export const matrixDirectives: readonly string[] = ['enable f16', 'enable subgroups', 'enable chromium_experimental_subgroup_matrix'];
 
 /** By subgroups. @param own what the kernel needs besides */
 export function subgroupMatrices(own: string): MatrixFunctions {
   return {
     wgsl: `${subgroupMatrixSource}\n${own}`,
-    enables: matrixEnables,
+    directives: matrixDirectives,
     unroll: true,
   };
 }

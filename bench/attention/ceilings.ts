@@ -1,5 +1,6 @@
 /** What the GPU can do at best: the shares of the attention bench are of these. */
 import { defineKernel, type Gpu, LaunchCache, perCall, readBuffer, writeBuffer } from 'pagewise';
+import { matrixDirectives } from '../../src/matrices.ts';
 import { median } from '../report.ts';
 import { passTimer, sampleWarm } from '../timestamps.ts';
 import { fillNormals } from './hash.ts';
@@ -80,7 +81,7 @@ const matrixKernel = defineKernel({
       if (sum == 1.5) { sink[0] = sum; }
     }`,
   ],
-  enables: () => ['f16', 'subgroups', 'chromium_experimental_subgroup_matrix'],
+  directives: () => matrixDirectives,
   arguments: { source: readBuffer, sink: writeBuffer, rounds: perCall('u32') },
   workgroups: { x: () => 8192 },
   singleVariant: true,

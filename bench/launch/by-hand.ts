@@ -21,7 +21,7 @@ export class HandMade {
   readonly #entries: GPUBindGroupLayoutEntry[];
   readonly #layout: GPUBindGroupLayout;
 
-  constructor({ device }: Gpu, subject: Subject, style: ArgumentStyle) {
+  constructor({ device, unknownDirectives }: Gpu, subject: Subject, style: ArgumentStyle) {
     const kernel: Kernel = subject.kernel;
     const shape = shapeOf(kernel);
     const [args] = subject.layers;
@@ -30,6 +30,7 @@ export class HandMade {
       kernel,
       Object.fromEntries(selectors) as Record<string, SelectorValue>,
       style === 'immediates' ? style : 'arena',
+      unknownDirectives,
     );
     const declaration = `@group(0) @binding(${shape.buffers.length}) var<uniform> args: Arguments;`;
     this.#code = style === 'none' ? code.replace(declaration, `const args = Arguments(${subject.constants});`) : code;

@@ -215,7 +215,6 @@ fn main(
       level[n] = levelOf(score[n], ownScales[n].y);
       isHigher = isHigher || level[n] > reference[n] + slack;
     }
-    @diagnostic(off, subgroup_uniformity) // subgroupAny is the same for all
     if (subgroupAny(isHigher)) {
       var highest: array<f32, ownScores>;
       for (var n = 0u; n < ownScores; n++) { // unrolled

@@ -29,7 +29,7 @@ import valuesF16Source from '../../shaders/attention/values-f16.wgsl' with { typ
 import valuesF32Source from '../../shaders/attention/values-f32.wgsl' with { type: 'text' };
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
 import { defineKernel, frozen, gridCount, perCall, readBuffer, type ScalarType, writeBuffer } from '../launch/kernel.ts';
-import { type MatrixFunctions, matrixEnables, subgroupMatrices } from '../matrices.ts';
+import { type MatrixFunctions, matrixDirectives, subgroupMatrices } from '../matrices.ts';
 import { type LayoutSelectors, layout, layoutConstants, partialWords, poolArguments } from './declarations.ts';
 import type { PreparedModifications } from './modifications.ts';
 import { planPrelude } from './plan.ts';
@@ -39,7 +39,7 @@ import { matrixDecodeMemory, matrixPrefillMemory } from './tiles/matrix.ts';
 import { prefillGroupsAtOnce, prefillMemory, prefillOutputRowGroups, unrollsPrefillUnits } from './tiles/prefill.ts';
 
 /** The parts of a decode kernel that multiply 8-bit codes in f16. */
-export interface HalfProducts extends Pick<MatrixFunctions, 'enables'> {
+export interface HalfProducts extends Pick<MatrixFunctions, 'directives'> {
   /** The functions of shaders/attention/values-f16.wgsl. */
   readonly values: string;
   /** Those of shaders/attention/keys-f16.wgsl and query-steps.wgsl. */
@@ -50,10 +50,13 @@ export interface HalfProducts extends Pick<MatrixFunctions, 'enables'> {
 export const deviceHalves: HalfProducts = {
   values: valuesF16Source,
   keys: [queryStepsSource, keysF16Source].join('\n'),
-  enables: ['f16'],
+  directives: ['enable f16'],
 };
 
 const byteKeyProducts = [queryStepsSource, queryBytesSource, keysI8Source].join('\n');
+
+/** `subgroupAny` decides for a whole subgroup whether the others of its operations follow. */
+const subgroupDirectives = ['enable subgroups', 'diagnostic(off, subgroup_uniformity)'];
 
 const heads = { numHeads: frozen('text'), groupSize: frozen('text'), headTile: frozen('text') } as const;
 
@@ -90,7 +93,7 @@ export interface AttentionMatrices {
 
 export const bySubgroups: AttentionMatrices = {
   prefill: subgroupMatrices(matrixSource),
-  decode: { wgsl: narrowMatrixSource, enables: matrixEnables, unroll: true },
+  decode: { wgsl: narrowMatrixSource, directives: matrixDirectives, unroll: true },
   bytes: byteMatrixSource,
 };
 
@@ -182,7 +185,7 @@ export function defineAttendKernels(
         const teamSizes = { padded, laneBits: Math.floor(Math.log2(Number(keyThreads))) };
         return [attendPrelude(selectors, halves), constants({ ...sizes, ...(subgroups ? teamSizes : {}) })].join('\n');
       },
-      enables: () => [...(halves ? halfProducts.enables : []), ...(subgroups ? ['subgroups'] : [])],
+      directives: () => [...(halves ? halfProducts.directives : []), ...(subgroups ? subgroupDirectives : [])],
       arguments: decodeArguments,
       unroll: true,
       workgroupMemory: ({ headDim, headTile, keyThreads, keysPerThread, valueThreads, invocations, tokenScales }) =>
@@ -214,7 +217,7 @@ export function defineAttendKernels(
         const { headTile, subgroupCount, keyBlocks } = selectors;
         return [attendPrelude(selectors), constants({ headTile, subgroupCount, keyBlocks })].join('\n');
       },
-      enables: () => matrices.decode.enables,
+      directives: () => matrices.decode.directives,
       arguments: {
         ...layout,
         ...heads,
@@ -266,7 +269,7 @@ export function defineAttendKernels(
       const { headTile, subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage } = selectors;
       return [attendPrelude(selectors), constants({ headTile, subgroupCount, rowBlocks, columnGroups, keyTile, sharedStage })].join('\n');
     },
-    enables: () => matrices.prefill.enables,
+    directives: () => matrices.prefill.directives,
     arguments: {
       ...layout,
       ...heads,

@@ -154,7 +154,7 @@ export const defineMatrixProduct = (matrices: MatrixFunctions) =>
     name: 'matmul by matrices',
     source: [packSource, weightsSource, linearSource, matmulMatrixSource, matrices.wgsl],
     prelude: (selectors) => tilePrelude({ ...subgroupSizes(selectors) }),
-    enables: () => matrices.enables,
+    directives: () => matrices.directives,
     arguments: {
       rowGroups: key('text'),
       columnGroups: key('text'),

@@ -98,8 +98,8 @@ export interface Kernel<A extends ArgumentDeclarations = ArgumentDeclarations> {
    * it is prepared; not every host's compiler notices.
    */
   readonly workgroupMemory?: (selectors: SelectorsOf<A>) => number;
-  /** WGSL extensions that a variant's text enables. */
-  readonly enables?: (selectors: SelectorsOf<A>) => readonly string[];
+  /** WGSL directives in front of a variant's text, as `enable f16`. */
+  readonly directives?: (selectors: SelectorsOf<A>) => readonly string[];
   /** Writes out the loops that ask for it by a comment, see `unrollLoops`. Constants are those of the text, not overrides. */
   readonly unroll?: true;
   /** Set where the WGSL brings its own names and bindings; made by `pagewise/reflect`. */
@@ -184,15 +184,24 @@ export function shapeOf(kernel: Kernel): KernelShape {
 /** Where a kernel's per-call values come from: a slot of an argument arena, bound as a uniform, or immediates set in the pass. */
 export type ArgumentPath = 'arena' | 'immediates';
 
-/** The whole WGSL text of one variant: prelude, the declaration of `args`, sources. */
-export function joinSource(kernel: Kernel, selectors: Readonly<Record<string, SelectorValue>>, path: ArgumentPath = 'arena'): string {
+/**
+ * The whole WGSL text of one variant: directives, prelude, the declaration of `args`, sources.
+ * @param unknown directives to leave out, see `Gpu.unknownDirectives`
+ */
+export function joinSource(
+  kernel: Kernel,
+  selectors: Readonly<Record<string, SelectorValue>>,
+  path: ArgumentPath = 'arena',
+  unknown?: ReadonlySet<string>,
+): string {
   const { perCall, argumentBinding } = shapeOf(kernel);
   const parts = [kernel.prelude?.(selectors as never) ?? '', ...kernel.source];
   if (perCall.length > 0 && !kernel.wgsl) {
     if (path === 'arena') parts.splice(1, 0, `@group(0) @binding(${argumentBinding}) var<uniform> args: Arguments;`);
     else parts.unshift('requires immediate_address_space;\nvar<immediate> args: Arguments;');
   }
-  for (const extension of kernel.enables?.(selectors as never) ?? []) parts.unshift(`enable ${extension};`);
+  const directives = kernel.directives?.(selectors as never) ?? [];
+  parts.unshift(...directives.filter((directive) => !unknown?.has(directive)).map((directive) => `${directive};`));
   const text = parts.filter((part) => part !== '').join('\n');
   return kernel.unroll ? unrollLoops(text) : text;
 }

@@ -63,7 +63,7 @@ function checkWorkgroupMemory(gpu: Gpu, kernel: Kernel, selectors: Selectors): v
 }
 
 function describePipeline(gpu: Gpu, kernel: Kernel, shape: KernelShape, layout: KernelLayout, selectors: Selectors) {
-  const code = joinSource(kernel, selectors, layout.path);
+  const code = joinSource(kernel, selectors, layout.path, gpu.unknownDirectives);
   const module = gpu.device.createShaderModule({ label: kernel.name, code });
   const constants: Record<string, number> = {};
   for (const name of shape.constants) constants[name] = Number(selectors[name]);

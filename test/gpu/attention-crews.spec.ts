@@ -34,7 +34,7 @@ const inF32 = (text: string) =>
     .replace(/\bf16\b/g, 'f32')
     .replace(/(\d)h\b/g, '$1f');
 const { values, keys } = deviceHalves;
-const emulated: HalfProducts = { values: inF32(values), keys: inF32(keys), enables: [] };
+const emulated: HalfProducts = { values: inF32(values), keys: inF32(keys), directives: [] };
 
 async function run(t: SpecContext, layout: CrewLayout, subgroups: boolean): Promise<void> {
   const { keyThreads, keysPerThread, valueThreads, crews, headTile, loadWords, halves = false, byteKeys = false, ...shape } = layout;

@@ -91,7 +91,12 @@ function hideSubgroups(api: GPU): GPU {
     if (!adapter) return null;
     const features = new Set([...adapter.features].filter((name) => name !== 'subgroups'));
     const { limits, info } = adapter;
-    return { features, limits, info, requestDevice: (descriptor?: GPUDeviceDescriptor) => adapter.requestDevice(descriptor) };
+    const requestDevice = async (descriptor?: GPUDeviceDescriptor) => {
+      const hidden = [...(descriptor?.requiredFeatures ?? [])].find((name) => name === 'subgroups');
+      if (hidden) throw new TypeError(`no ${hidden} here`);
+      return adapter.requestDevice(descriptor);
+    };
+    return { features, limits, info, requestDevice };
   };
   return { requestAdapter } as unknown as GPU;
 }

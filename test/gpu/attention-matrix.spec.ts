@@ -13,7 +13,7 @@ import { aligned, type CaseChange, hardScores } from './grid-inputs.ts';
 import { GridTotals, runCases } from './grid-run.ts';
 import products from './matrix-emulation.wgsl' with { type: 'text' };
 
-const emulated: MatrixFunctions = { wgsl: `${products}\n${emulation}`, enables: [], unroll: false };
+const emulated: MatrixFunctions = { wgsl: `${products}\n${emulation}`, directives: [], unroll: false };
 
 type Tile = readonly [subgroupCount: number, rowBlocks: number, columnGroups: number, keyTile: number, sharedStage: boolean];
 

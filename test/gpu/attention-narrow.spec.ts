@@ -14,7 +14,7 @@ import { type GridCase, plainCase } from './grid.ts';
 import { aligned, type CaseChange, hardScores, largeValues } from './grid-inputs.ts';
 import { GridTotals, runCases } from './grid-run.ts';
 
-const emulated: MatrixFunctions = { wgsl: emulation, enables: [], unroll: false };
+const emulated: MatrixFunctions = { wgsl: emulation, directives: [], unroll: false };
 
 /** What is compiled in, by a name that cases refer to. All fit into 16 KiB of workgroup memory. */
 interface NarrowLayout extends Pick<GridCase, 'headDim' | 'storage'> {

@@ -12,7 +12,7 @@ import { roundToHalf } from './reference.ts';
 import { submit } from './tiny.ts';
 
 /** The kernel by matrices with plain code in place of them, for devices that have none. */
-const emulated = defineMatrixProduct({ wgsl: `${products}\n${emulation}`, enables: [], unroll: false });
+const emulated = defineMatrixProduct({ wgsl: `${products}\n${emulation}`, directives: [], unroll: false });
 
 /** A kernel with its tile; `chosen` is what a model on a graphics processor takes for so many rows. */
 export type LinearKernel = Product | 'direct' | 'chosen';

@@ -76,6 +76,13 @@ describe('joinSource', () => {
     );
   });
 
+  it('begins with the directives, but for those that the host does not know', () => {
+    const directives = () => ['enable f16', 'enable subgroups'];
+    const kernel = { name: 'bare', source: ['fn main() {}'], directives, arguments: {}, workgroups: { x: () => 1 } };
+    expect(joinSource(kernel, {})).toBe('enable f16;\nenable subgroups;\nfn main() {}');
+    expect(joinSource(kernel, {}, 'arena', new Set(['enable subgroups']))).toBe('enable f16;\nfn main() {}');
+  });
+
   it('leaves out what a kernel has not', () => {
     const kernel = { name: 'bare', source: ['fn main() {}'], arguments: {}, workgroups: { x: () => 1 } };
     expect(joinSource(kernel, {})).toBe('fn main() {}');

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { type AttendArguments, decodeBy } from '../../src/attention/attend.ts';
 import { matrixDecodeBytesKernel, matrixDecodeKernel, poolKernelsFor } from '../../src/attention/kernels.ts';
 import { type KvDtype, kvDtypes, kvFormats } from '../../src/attention/layout.ts';
+import type { DecodeTile } from '../../src/attention/tiles/decode.ts';
 import {
   isMatrixTile,
   largeDecodeTile,
@@ -171,21 +172,37 @@ describe('the WGSL', () => {
   });
 });
 
-it('gives way to the plain kernel where it does not compile', async () => {
-  const plainDecode = chooseKernels(gpuWith({}), { ...layoutOf(64), numHeads: 16 }).decode;
+describe('a decode kernel that does not compile', () => {
+  const shape = { ...layoutOf(64), numHeads: 16 };
+  const plainDecode = chooseKernels({ ...gpuWith({}), subgroupMinSize: 32 }, shape).decode as DecodeTile;
+  const barrierDecode = chooseKernels(gpuWith({}), shape).decode as DecodeTile;
   const [decode] = tilesFor(64, 'f16', 8);
-  const recorded: string[] = [];
-  const fallbacks: string[] = [];
-  const cache = {
-    async prepare({ name }: Kernel) {
-      if (name === 'decode by matrices') throw new KernelCompileError(name, 'no such type', '');
-      return { record: () => void recorded.push(name) };
-    },
-    reportFallback: (kernel: string) => void fallbacks.push(kernel),
-  } as unknown as LaunchCache;
-  const attend = decodeBy(cache, { decode, plainDecode } as KernelChoice);
-  expect(attend.tile).toBe(decode);
-  const layer = await attend.prepare(poolKernelsFor(1), {} as AttendArguments);
-  layer.record({} as GPUComputePassEncoder, 1);
-  expect([attend.tile, fallbacks, recorded]).toEqual([plainDecode, ['decode by matrices'], ['decode']]);
+
+  /** What becomes of a layer where some kernels do not compile. */
+  async function attendWithout(failing: readonly string[], first: DecodeTile | MatrixDecodeTile) {
+    const recorded: string[] = [];
+    const fallbacks: string[] = [];
+    const cache = {
+      async prepare({ name }: Kernel) {
+        if (failing.includes(name)) throw new KernelCompileError(name, 'no such type', '');
+        return { record: () => void recorded.push(name) };
+      },
+      reportFallback: (kernel: string) => void fallbacks.push(kernel),
+    } as unknown as LaunchCache;
+    const attend = decodeBy(cache, { decode: first, plainDecode, barrierDecode } as KernelChoice);
+    expect(attend.tile).toBe(first);
+    const layer = await attend.prepare(poolKernelsFor(1), {} as AttendArguments);
+    layer.record({} as GPUComputePassEncoder, 1);
+    return { tile: attend.tile, fallbacks, recorded };
+  }
+
+  it('gives way to the next: by matrices, by subgroups, by barriers', async () => {
+    expect([plainDecode.subgroups, barrierDecode.subgroups]).toEqual([true, false]);
+    const [byMatrices, bySubgroups] = ['decode by matrices', 'decode by subgroups'];
+    expect(await attendWithout([byMatrices], decode)).toEqual({ tile: plainDecode, fallbacks: [byMatrices], recorded: [bySubgroups] });
+    const both = { tile: barrierDecode, fallbacks: [byMatrices, bySubgroups], recorded: ['decode'] };
+    expect(await attendWithout([byMatrices, bySubgroups], decode)).toEqual(both);
+    expect(await attendWithout([bySubgroups], plainDecode)).toEqual({ ...both, fallbacks: [bySubgroups] });
+    await expect(attendWithout([byMatrices, bySubgroups, 'decode'], decode)).rejects.toThrow(KernelCompileError);
+  });
 });
