@@ -14,3 +14,6 @@ const hosts = [
   [/\bChrom(e|ium)\//, 'chromium'],
   [/\bSafari\//, 'safari'],
 ] as const;
+
+/** Whether WGSL is compiled by naga here, not by Tint or by WebKit's compiler. */
+export const isNagaHost = (): boolean => ['deno', 'firefox'].includes(hostName());

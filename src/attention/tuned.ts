@@ -4,7 +4,7 @@
  */
 import { LimitExceededError } from '../errors.ts';
 import type { AdapterDescription, Gpu } from '../gpu.ts';
-import { hostName } from '../host.ts';
+import { hostName, isNagaHost } from '../host.ts';
 import { indexedDbStore, type JsonKind, type JsonStore, type JsonStoreOptions, type TextFiles, textStore } from '../launch/json-store.ts';
 import { hash } from '../launch/manifest.ts';
 import { sameJson } from '../same-json.ts';
@@ -193,6 +193,7 @@ export function tileSpace(
     shaderF16: shaderF16 && features.shaderF16,
     byteProducts: wgslLanguageFeatures.has('packed_4x8_integer_dot_product'),
     byteMatrices: features.byteMatrices,
+    countsRounds: isNagaHost(),
   };
   const decodesByMatrices = subgroupMatrices && features.narrowMatrices;
   return {

@@ -117,6 +117,7 @@ describe('the decode tile', () => {
       subgroups: { ...gpu, subgroupSize: 32, shaderF16: false, byteProducts: false },
       'subgroups, bytes': { ...gpu, subgroupSize: 32, shaderF16: false },
       'subgroups, f16': { ...gpu, subgroupSize: 32, shaderF16: true },
+      'subgroups, f16, naga': { ...gpu, subgroupSize: 32, shaderF16: true, countsRounds: true },
       f16: { ...gpu, subgroupSize: 0, shaderF16: true },
       bytes: { ...gpu, subgroupSize: 0, shaderF16: false },
     };
@@ -136,6 +137,8 @@ describe('the decode tile', () => {
     expect(chosen(devices['subgroups, f16'], 64, 4)).toEqual(['8.8.4.128', '2.8.2.128', '4.8.4.128']);
     expect(chosen(devices['subgroups, f16'], 64, 8)).toEqual(['8.8.4.64', '2.8.2.64', '4.8.4.64']);
     expect(chosen(devices['subgroups, f16'], 96, 4)).toEqual(['4.4.4.64', '4.4.4.64', '4.4.4.64']);
+    expect(chosen(devices['subgroups, f16, naga'], 128, 4)).toEqual(['16.16.4.128', '4.16.2.128', '4.16.2.128']);
+    expect(chosen(devices['subgroups, f16, naga'], 64, 4)).toEqual(['8.8.4.128', '2.8.2.128', '2.8.2.128']);
     expect(chosen(devices.f16, 128, 4)).toEqual(['8.16.4.64', '2.16.2.64', '2.16.2.64']);
     expect(chosen(devices.f16, 64, 4)).toEqual(['4.8.2.128', '2.8.2.64', '2.8.2.64']);
   });

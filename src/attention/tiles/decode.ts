@@ -73,6 +73,8 @@ export interface DecodeDevice {
   readonly shaderF16: boolean;
   /** WGSL has dot products of bytes. */
   readonly byteProducts: boolean;
+  /** The compiler counts the rounds of loops, as naga does: that takes registers. */
+  readonly countsRounds?: boolean;
 }
 
 /** Others compute on the CPU. */
@@ -117,8 +119,8 @@ const halfTile: SubgroupTile = { ...wholeTile, keyUnits: 1 };
 const codesTile: SubgroupTile = { ...wholeTile, keyUnits: 4, leastKeyThreads: 4, keyLoads: 16, loadWords: 2 };
 /** Where these codes are multiplied in f16: with twice as many loads in flight, as in f32, rows of 128 values take more registers than there are. */
 const codeHalvesTile: SubgroupTile = { ...codesTile, keyLoads: 8 };
-/** Where keys are multiplied as bytes: two invocations read one of 64 values. */
-const bytesTile: SubgroupTile = { ...codeHalvesTile, leastKeyThreads: 2 };
+/** Where keys are multiplied as bytes, or registers are fewer: two invocations read one of 64 values, and half as many are in flight. */
+const pairsTile: SubgroupTile = { ...codeHalvesTile, leastKeyThreads: 2 };
 
 /** At most: loads of a row that one invocation has, invocations that share a row, and invocations of a workgroup. */
 const mostUnits = 4;
@@ -142,8 +144,8 @@ const inFloats: Products = { halves: false, byteKeys: false };
  * The tile by subgroups. Of f16 in large groups invocations have two loads of a key: 13 to 16 % faster on an H200, but ragged batches are 10 % slower, as in
  * small groups, which win 2 % by it.
  */
-function chooseSubgroupTile(dtype: KvDtype, groupSize: number, { halves, byteKeys }: Products): SubgroupTile {
-  if (byteKeys) return bytesTile;
+function chooseSubgroupTile(dtype: KvDtype, groupSize: number, { halves, byteKeys }: Products, countsRounds: boolean): SubgroupTile {
+  if (byteKeys || (halves && countsRounds)) return pairsTile;
   if (halves) return codeHalvesTile;
   if (kvFormats[dtype].bytes === 1) return codesTile;
   return dtype === 'f16' && groupSize <= fewHeads ? halfTile : wholeTile;
@@ -155,7 +157,7 @@ const powerOf2AtLeast = (n: number) => 2 ** Math.ceil(Math.log2(n));
 const crewsIn = (invocations: number, threads: number, most: number) => Math.max(1, Math.min(most, Math.floor(invocations / threads)));
 
 function chooseRowThreads(layout: KvLayout, groupSize: number, device: DecodeDevice): RowThreads {
-  const { maxInvocations, subgroupSize, shaderF16, byteProducts } = device;
+  const { maxInvocations, subgroupSize, shaderF16, byteProducts, countsRounds = false } = device;
   const areCodes = kvFormats[layout.dtype].bytes === 1;
   // Where there is no hardware for them, both are slow.
   const products = {
@@ -164,7 +166,7 @@ function chooseRowThreads(layout: KvLayout, groupSize: number, device: DecodeDev
   };
   // Beside values in f32 keys as bytes are slower in large groups (docs/experiments.md).
   const bySubgroups = products.halves || groupSize <= fewHeads ? products : inFloats;
-  const tile = chooseSubgroupTile(layout.dtype, groupSize, bySubgroups);
+  const tile = chooseSubgroupTile(layout.dtype, groupSize, bySubgroups, countsRounds);
   const words = Math.min(tile.loadWords, loadWords(layout));
   const units = rowBytes(layout) / (4 * words);
   const widest = Math.min(units & -units, mostTogether, 2 ** Math.floor(Math.log2(maxInvocations)), subgroupSize);
