@@ -137,6 +137,7 @@ describe('the decode tile', () => {
     expect(chosen(devices['subgroups, f16'], 64, 4)).toEqual(['8.8.4.128', '2.8.2.128', '4.8.4.128']);
     expect(chosen(devices['subgroups, f16'], 64, 8)).toEqual(['8.8.4.64', '2.8.2.64', '4.8.4.64']);
     expect(chosen(devices['subgroups, f16'], 96, 4)).toEqual(['4.4.4.64', '4.4.4.64', '4.4.4.64']);
+    expect(chosen({ ...devices['subgroups, f16'], subgroupSize: 4 }, 128, 4)).toEqual(chosen(devices.f16, 128, 4));
     expect(chosen(devices['subgroups, f16, naga'], 128, 4)).toEqual(['16.16.4.128', '4.16.2.128', '4.16.2.128']);
     expect(chosen(devices['subgroups, f16, naga'], 64, 4)).toEqual(['8.8.4.128', '2.8.2.128', '2.8.2.128']);
     expect(chosen(devices.f16, 128, 4)).toEqual(['8.16.4.64', '2.16.2.64', '2.16.2.64']);

@@ -157,7 +157,9 @@ const powerOf2AtLeast = (n: number) => 2 ** Math.ceil(Math.log2(n));
 const crewsIn = (invocations: number, threads: number, most: number) => Math.max(1, Math.min(most, Math.floor(invocations / threads)));
 
 function chooseRowThreads(layout: KvLayout, groupSize: number, device: DecodeDevice): RowThreads {
-  const { maxInvocations, subgroupSize, shaderF16, byteProducts, countsRounds = false } = device;
+  const { maxInvocations, shaderF16, byteProducts, countsRounds = false } = device;
+  // No GPU has subgroups so small: wgpu says 4 of all on Metal, and rows shared by four want more registers than barriers cost.
+  const subgroupSize = isGpu(device) && device.subgroupSize < 8 ? 0 : device.subgroupSize;
   const areCodes = kvFormats[layout.dtype].bytes === 1;
   // Where there is no hardware for them, both are slow.
   const products = {
