@@ -92,12 +92,12 @@ describe.each(kernels.map((kernel) => [kernel.name, kernel] as const))('%s', (_,
       'decode in f16, keys as bytes': ['enable f16;'],
       'decode by subgroups': ['enable subgroups;'],
       'decode by subgroups, keys as bytes': ['enable subgroups;'],
-      'decode in f16 by subgroups': ['enable subgroups;', 'enable f16;'],
-      'decode in f16 by subgroups, keys as bytes': ['enable subgroups;', 'enable f16;'],
-      'decode by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
-      'decode by matrices, keys as bytes': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
-      'prefill by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
-      'matmul by matrices': ['enable chromium_experimental_subgroup_matrix;', 'enable subgroups;', 'enable f16;'],
+      'decode in f16 by subgroups': ['enable f16;', 'enable subgroups;'],
+      'decode in f16 by subgroups, keys as bytes': ['enable f16;', 'enable subgroups;'],
+      'decode by matrices': ['enable f16;', 'enable subgroups;', 'enable chromium_experimental_subgroup_matrix;'],
+      'decode by matrices, keys as bytes': ['enable f16;', 'enable subgroups;', 'enable chromium_experimental_subgroup_matrix;'],
+      'prefill by matrices': ['enable f16;', 'enable subgroups;', 'enable chromium_experimental_subgroup_matrix;'],
+      'matmul by matrices': ['enable f16;', 'enable subgroups;', 'enable chromium_experimental_subgroup_matrix;'],
     };
     const needed = [...wgsl.matchAll(/^\s*(?:enable|requires)\b.*$/gm)].map(([line]) => line.trim());
     expect(needed).toEqual(enabled[kernel.name] ?? []);
