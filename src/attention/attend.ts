@@ -50,20 +50,22 @@ export class Attend<T> {
   async prepare(kernels: PoolKernels, args: AttendArguments): Promise<AttendLaunch> {
     const layer = new LayerAttend<T>(this.#cache, kernels, args);
     const failures = new Map<number, KernelCompileError>();
-    let i = this.#chosen;
-    for (let isReady = false; !isReady; ) {
-      try {
-        await layer.use(this.#variants[i]);
-        isReady = true;
-      } catch (error) {
-        if (i + 1 === this.#variants.length || !(error instanceof KernelCompileError)) throw error;
-        failures.set(i++, error);
-      }
-    }
-    await this.#fallBack(i, failures);
+    await this.#fallBack(await this.#useFirst(layer, this.#chosen, failures), failures);
     this.#layers.push(layer);
     await layer.use(this.#variants[this.#chosen]);
     return layer;
+  }
+
+  /** @returns which variant, from `i` on, is the first that compiles for a layer; `failures` has why those before do not */
+  async #useFirst(layer: LayerAttend<T>, i: number, failures: Map<number, KernelCompileError>): Promise<number> {
+    try {
+      await layer.use(this.#variants[i]);
+      return i;
+    } catch (error) {
+      if (i + 1 === this.#variants.length || !(error instanceof KernelCompileError)) throw error;
+      failures.set(i, error);
+      return this.#useFirst(layer, i + 1, failures);
+    }
   }
 
   async #fallBack(to: number, failures: ReadonlyMap<number, KernelCompileError>): Promise<void> {
@@ -107,11 +109,11 @@ export function prefillBy(cache: LaunchCache, { prefill, plainPrefill }: KernelC
   return new Attend(cache, tiles.map(prefillVariant));
 }
 
-/** Attention of single tokens as it was chosen. */
+/** Attention of single tokens as it was chosen: by matrices, else by subgroups, else by barriers. */
 export function decodeBy(cache: LaunchCache, { decode, plainDecode, barrierDecode }: KernelChoice): Attend<DecodeTile | MatrixDecodeTile> {
-  const last = isMatrixTile(decode) ? plainDecode : decode;
-  const tiles = [...new Set([decode, last, last.subgroups ? barrierDecode : last])];
-  return new Attend(cache, tiles.map(decodeVariant));
+  const plain = isMatrixTile(decode) ? plainDecode : decode;
+  const tiles = new Set([decode, plain, plain.subgroups ? barrierDecode : plain]);
+  return new Attend(cache, [...tiles].map(decodeVariant));
 }
 
 function prefillVariant(tile: PrefillTile | MatrixPrefillTile): Variant<PrefillTile | MatrixPrefillTile> {
