@@ -1,6 +1,7 @@
 import { type Gpu, KvCache, LaunchCache, type LaunchCacheMode, type Sequence } from 'pagewise';
 import { LlamaModel } from '../../src/engine/model.ts';
 import { ReadbackRing, type SampledToken } from '../../src/engine/readback.ts';
+import { stepsPerRead } from '../../src/engine/run-ahead.ts';
 import { median } from '../report.ts';
 import type { BenchModel } from './models.ts';
 
@@ -26,8 +27,8 @@ export interface LoopRun {
   readonly tokens: readonly number[];
 }
 
-/** Steps submitted before the first token is back: more than Deno's wait of 11 ms needs. */
-const runAhead = 24;
+/** Steps submitted before the first token is back: more than Deno's wait of 11 ms needs, and as many as an engine has at most. */
+export const runAhead = 32;
 const greedy = { temperature: 0, topK: 0, topP: 1, seed: 0, stopTokens: [] };
 
 /** A decode loop, on the model's own step and without an engine: what is scheduled is the same in each round. */
@@ -73,6 +74,7 @@ export class StepLoop {
     const inFlight: Promise<readonly SampledToken[]>[] = [];
     const hostTimes: number[] = [];
     const recordTimes: number[] = [];
+    this.#ring.atOnce = stepsPerRead(depth);
     const start = performance.now();
     for (let step = 0; step < steps; step++) {
       if (inFlight.length === depth) tokens.push((await (inFlight.shift() as Promise<readonly SampledToken[]>))[0].token);
@@ -85,6 +87,7 @@ export class StepLoop {
       hostTimes.push(performance.now() - begin);
       inFlight.push(read());
     }
+    this.#ring.flush();
     for (const step of inFlight) tokens.push((await step)[0].token);
     const time = performance.now() - start;
     for (const sequence of sequences) this.#kv.close(sequence);

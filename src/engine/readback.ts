@@ -27,6 +27,14 @@ export interface StepResults {
   readonly logprobs: readonly (number | undefined)[];
 }
 
+/** Results that were asked for. */
+interface Reading {
+  readonly staging: GPUBuffer;
+  readonly size: number;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
 /**
  * A ring of staging buffers, made once, through which the results of steps come back: one copy a step, whatever the number of rows. Several can be
  * on their way at once: waits overlap, which is what running ahead lives on.
@@ -34,6 +42,14 @@ export interface StepResults {
 export class ReadbackRing {
   readonly #idle: GPUBuffer[];
   readonly #all: readonly GPUBuffer[];
+  /** Not mapped yet. There are none while nothing is on its way, so that all get their turn. */
+  #waiting: Reading[] = [];
+  #onTheirWay = 0;
+  /**
+   * How many results are mapped together. Those of a step whose predecessors are all back are mapped at once, others when there are so many, or when
+   * what is on its way has come.
+   */
+  atOnce = 1;
 
   /**
    * @param depth readbacks that can be on their way at once.
@@ -59,7 +75,7 @@ export class ReadbackRing {
     const size = logprobs.length * words * 4;
     encoder.copyBufferToBuffer(buffer, 0, staging, 0, size);
     return async () => {
-      await staging.mapAsync(GPUMapMode.READ, 0, size);
+      await this.#map(staging, size);
       const mapped = staging.getMappedRange(0, size);
       const [u32, f32] = [new Uint32Array(mapped), new Float32Array(mapped)];
       const rows = logprobs.map((asked, row) => readRow(u32, f32, row * words, asked));
@@ -69,8 +85,30 @@ export class ReadbackRing {
     };
   }
 
+  /** Maps what waits for others to be mapped with. */
+  flush(): void {
+    for (const { staging, size, resolve, reject } of this.#waiting.splice(0)) {
+      this.#onTheirWay++;
+      staging
+        .mapAsync(GPUMapMode.READ, 0, size)
+        .then(resolve, reject)
+        .finally(() => {
+          this.#onTheirWay--;
+          if (this.#onTheirWay === 0) this.flush();
+        });
+    }
+  }
+
   destroy(): void {
+    for (const { reject } of this.#waiting.splice(0)) reject(new Error('The readback was given up.'));
     for (const buffer of this.#all) buffer.destroy();
+  }
+
+  #map(staging: GPUBuffer, size: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ staging, size, resolve, reject });
+      if (this.#waiting.length >= this.atOnce || this.#onTheirWay === 0) this.flush();
+    });
   }
 }
 

@@ -8,6 +8,7 @@ import type { LlamaModel, StepEntry } from './model.ts';
 import type { PrefixCache } from './prefix-cache.ts';
 import type { ReadbackRing, SampledToken } from './readback.ts';
 import { outputLength, type Request } from './request.ts';
+import { stepsPerRead } from './run-ahead.ts';
 import { usesPenalties } from './sampling.ts';
 import type { ScheduledStep, ScheduledTokens } from './schedule.ts';
 import type { Scheduler } from './scheduler.ts';
@@ -165,10 +166,12 @@ export class StepLoop {
 
   /** Submits steps until as many are in flight as may be, or there is nothing to compute. */
   async #submitAhead(): Promise<void> {
+    const { ring } = this.#parts;
     let turnBegan = performance.now();
+    ring.atOnce = stepsPerRead(this.#depth());
     while (this.#jobs.length === 0 && this.#inFlight.length < this.#depth()) {
       this.#consult();
-      if (!this.#submit()) return;
+      if (!this.#submit()) return ring.flush(); // no step comes that others could wait for
       if (performance.now() - turnBegan > longestTurn) {
         await new Promise((resolve) => setTimeout(resolve));
         turnBegan = performance.now();

@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { type ForwardParts, measureRunAhead } from '../../src/engine/forward.ts';
 import type { ReadbackRing } from '../../src/engine/readback.ts';
-import { runAheadDepth, stepTime } from '../../src/engine/run-ahead.ts';
+import { runAheadDepth, stepsPerRead, stepTime } from '../../src/engine/run-ahead.ts';
 
 describe('the depth of running ahead', () => {
   afterEach(() => void vi.restoreAllMocks());
@@ -16,6 +16,27 @@ describe('the depth of running ahead', () => {
     ['nobody knows what a step takes', 40, undefined, 2],
   ])('where %s', (_, wait, step, depth) => {
     expect(runAheadDepth(wait, step)).toBe(depth);
+  });
+
+  it.each([
+    [2, 1],
+    [5, 1],
+    [6, 2],
+    [23, 7],
+    [24, 8],
+    [32, 8],
+  ])('of %i has %i steps read together in Deno, one elsewhere', (depth, together) => {
+    expect([stepsPerRead(depth, 'deno'), stepsPerRead(depth, 'chromium')]).toEqual([together, 1]);
+  });
+
+  it.each([
+    ['a step takes as long as the wait', 11.2, 2],
+    ['a fifth of it', 2.24, 7],
+    ['a millisecond', 1, 17],
+    ['half a millisecond', 0.5, 31],
+    ['less', 0.2, 32],
+  ])('covers the wait beside what is read together, where %s', (_, step, depth) => {
+    expect(runAheadDepth(11.2, step, 'deno')).toBe(depth);
   });
 
   it('comes of the time by which many steps take longer than one', () => {
@@ -34,9 +55,11 @@ describe('the depth of running ahead', () => {
     const sequence = { length: 0 };
     const kv = { open: () => sequence, extend: () => void sequence.length++, close: vi.fn() };
     const record = () => ({ finish: () => ({}) });
-    const parts = { kv, record, model: { plan: () => {}, results: {} }, cache: { submit: () => {} } };
-    const read = () => {
+    const submit = () => {
       free = Math.max(free, clock) + 10;
+    };
+    const parts = { kv, record, model: { plan: () => {}, results: {} }, cache: { submit } };
+    const read = () => {
       const there = free + 35;
       return Promise.resolve().then(() => {
         clock = Math.max(clock, there);
