@@ -21,10 +21,10 @@ export function stepTime(one: number, many: number, steps: number): number | und
 
 /**
  * Steps whose results are mapped together, of `depth` in flight. Deno's `mapAsync` holds the host up until the GPU has done all that was submitted, before it
- * waits by a timer: a call for each step would have host and GPU take turns. So a third of those in flight share one there, eight at most.
+ * waits by a timer: a call for each step would have host and GPU take turns. So half of those in flight share one there, eight at most.
  */
 export function stepsPerRead(depth: number, host = hostName()): number {
-  return host === 'deno' ? Math.max(1, Math.min(mostPerRead, Math.floor(depth / 3))) : 1;
+  return host === 'deno' ? Math.max(1, Math.min(mostPerRead, Math.floor(depth / 2))) : 1;
 }
 
 /**

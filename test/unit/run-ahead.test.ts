@@ -19,11 +19,11 @@ describe('the depth of running ahead', () => {
   });
 
   it.each([
-    [2, 1],
-    [5, 1],
-    [6, 2],
-    [23, 7],
-    [24, 8],
+    [1, 1],
+    [3, 1],
+    [4, 2],
+    [15, 7],
+    [16, 8],
     [32, 8],
   ])('of %i has %i steps read together in Deno, one elsewhere', (depth, together) => {
     expect([stepsPerRead(depth, 'deno'), stepsPerRead(depth, 'chromium')]).toEqual([together, 1]);
@@ -31,8 +31,8 @@ describe('the depth of running ahead', () => {
 
   it.each([
     ['a step takes as long as the wait', 11.2, 2],
-    ['a fifth of it', 2.24, 7],
-    ['a millisecond', 1, 17],
+    ['a fifth of it', 2.24, 9],
+    ['a millisecond', 1, 20],
     ['half a millisecond', 0.5, 31],
     ['less', 0.2, 32],
   ])('covers the wait beside what is read together, where %s', (_, step, depth) => {
