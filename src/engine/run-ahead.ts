@@ -1,4 +1,4 @@
-/** How far ahead of its readbacks an engine submits steps. Pure. */
+/** How far ahead of its readbacks an engine submits steps. Pure, but for the host that is asked for by default. */
 import { hostName } from '../host.ts';
 import { maxRunAhead } from './options.ts';
 
