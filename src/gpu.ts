@@ -69,11 +69,14 @@ const usefulLimits = [
 const subgroupMatrix = 'chromium-experimental-subgroup-matrix';
 const usefulFeatures = ['shader-f16', 'subgroups', 'timestamp-query', subgroupMatrix] as const;
 
+/** What a kernel by subgroups begins with, where what `subgroupAny` says decides for a whole subgroup whether others of their functions follow. */
+export const subgroupDirectives: readonly string[] = ['enable subgroups', 'diagnostic(off, subgroup_uniformity)'];
+
 /**
  * Deno 2.9 grants subgroups to devices, though its adapters do not list them: to wgpu they are a feature of its own. Its compiler has their
  * functions, and neither the extension nor the diagnostic of that name.
  */
-const subgroupDirectives: ReadonlySet<string> = new Set(['enable subgroups', 'diagnostic(off, subgroup_uniformity)']);
+const unknownToDeno: ReadonlySet<string> = new Set(subgroupDirectives);
 const noDirectives: ReadonlySet<string> = new Set();
 const isDeno = () => hostName() === 'deno';
 
@@ -112,7 +115,7 @@ export async function openGpu(options: OpenGpuOptions = {}): Promise<Gpu> {
     adapter.requestDevice({ label: 'pagewise', requiredFeatures: features as GPUFeatureName[], requiredLimits });
   try {
     const device = await (isUnlisted ? request([...listed, 'subgroups']).catch(() => request(listed)) : request(listed));
-    return gpuFromDevice(device, adapter.info, api, isUnlisted ? subgroupDirectives : noDirectives);
+    return gpuFromDevice(device, adapter.info, api, isUnlisted ? unknownToDeno : noDirectives);
   } catch (error) {
     throw new WebGpuUnavailableError('device-refused', String(error));
   }
@@ -129,7 +132,7 @@ export function gpuFromDevice(
   device: GPUDevice,
   info = device.adapterInfo,
   api: GPU | undefined = globalThis.navigator?.gpu,
-  unknownDirectives = isDeno() ? subgroupDirectives : noDirectives,
+  unknownDirectives = isDeno() ? unknownToDeno : noDirectives,
 ): Gpu {
   let loss: DeviceLostError | undefined;
   const lost = device.lost.then((event) => {

@@ -1,6 +1,7 @@
 /** Random bits that the GPU writes and the reference makes again, one word at a time: a pool of gigabytes is never on the host. */
 import { defineKernel, type Gpu, type KvCache, type KvDtype, LaunchCache, perCall, writeBuffer } from 'pagewise';
 import { blockBytes, hasTokenScales, kvFormats, rowBytes } from '../../src/attention/layout.ts';
+import { e4m3Code } from '../../test/gpu/formats.ts';
 
 const hashWgsl = `
 fn hash(seed: u32) -> u32 { // pcg (Jarzynski and Olano 2020)
@@ -42,11 +43,7 @@ const wordOf: Readonly<Record<KvDtype, string>> = {
 /** Code `i` of four, a byte, of the word that is stored for so many random bits. */
 function codeOf(dtype: KvDtype, bits: number, i: number): number {
   if (dtype !== 'fp8_e4m3') return (bits >>> (8 * i)) & (dtype === 'int8' ? 0xff : 0xbf);
-  const word = (bits & 0xdfbfdfbf) | ((bits >>> 6) & 0x00400040);
-  const half = (word >>> (16 * (i >> 1))) & 0xffff;
-  if (i % 2 === 1) return ((half >> 8) & 0x80) | ((half >> 7) & 0x7f);
-  const mixed = half ^ (half >> 6);
-  return ((mixed >> 1) & 0x80) | (mixed & 0x7f);
+  return e4m3Code((bits & 0xdfbfdfbf) | ((bits >>> 6) & 0x00400040), i);
 }
 
 /** What a code stands for without a scale. */

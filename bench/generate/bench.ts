@@ -1,6 +1,7 @@
 import type { Gpu } from 'pagewise';
+import { maxRunAhead } from '../../src/engine/options.ts';
 import { type BenchHost, type BenchOptions, type BenchRow, rowOf } from '../report.ts';
-import { type LoopRun, type Regime, runAhead, StepLoop } from './loop.ts';
+import { type LoopRun, type Regime, StepLoop } from './loop.ts';
 import { type BenchModel, shippedModel, syntheticModel } from './models.ts';
 
 const modes = ['on', 'off'] as const;
@@ -16,7 +17,7 @@ export async function benchGenerate(gpu: Gpu, host: BenchHost, options: BenchOpt
   for (const regime of regimesOf(shipped, large, software, options.quick === true)) rows.push(...(await compare(gpu, regime, rounds)));
   for (const { weights } of new Set<BenchModel>([shipped, large])) weights.destroy();
   const notes = [
-    `Medians of ${rounds} rounds, on and off in turn. Tokens per second: up to ${runAhead} steps in flight.`,
+    `Medians of ${rounds} rounds, on and off in turn. Tokens per second: up to ${maxRunAhead} steps in flight.`,
     'Host time: planning, recording and submitting a step while the GPU is idle; its share: of the time of a step in flight. Record time: without submitting.',
     'On and off gave the same tokens. on/off: tokens per second, the median of the rounds.',
     ...(software

@@ -1,5 +1,6 @@
 import { type Gpu, KvCache, LaunchCache, type LaunchCacheMode, type Sequence } from 'pagewise';
 import { LlamaModel } from '../../src/engine/model.ts';
+import { maxRunAhead } from '../../src/engine/options.ts';
 import { ReadbackRing, type SampledToken } from '../../src/engine/readback.ts';
 import { stepsPerRead } from '../../src/engine/run-ahead.ts';
 import { median } from '../report.ts';
@@ -27,8 +28,6 @@ export interface LoopRun {
   readonly tokens: readonly number[];
 }
 
-/** Steps submitted before the first token is back: more than Deno's wait of 11 ms needs, and as many as an engine has at most. */
-export const runAhead = 32;
 const greedy = { temperature: 0, topK: 0, topP: 1, seed: 0, stopTokens: [] };
 
 /** A decode loop, on the model's own step and without an engine: what is scheduled is the same in each round. */
@@ -60,14 +59,14 @@ export class StepLoop {
     this.#kv = kv;
     this.#cache = cache;
     this.#model = model;
-    this.#ring = new ReadbackRing(gpu, runAhead, regime.batch);
+    this.#ring = new ReadbackRing(gpu, maxRunAhead, regime.batch);
   }
 
   /**
    * Runs steps from empty sequences on.
    * @param depth steps in flight; with 1, each waits for the one before, so that no backlog of the GPU's counts as host time
    */
-  async run(steps = this.#regime.steps, depth = runAhead): Promise<LoopRun> {
+  async run(steps = this.#regime.steps, depth = maxRunAhead): Promise<LoopRun> {
     const { batch, queryLen } = this.#regime;
     let sequences: Sequence[] = [];
     const tokens: number[] = [];

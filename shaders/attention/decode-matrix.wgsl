@@ -66,7 +66,7 @@ fn unitAt(place: u32) -> u32 {
   return loadUnits * (place % loadsOfRow) + place / loadsOfRow;
 }
 
-// Four values in the order of matrices, or back: codes come as a word's even bytes, then its odd ones.
+// Four values in the order of matrices, or back: codes come as a word's even ones, then its odd ones.
 fn inOrder(values: vec4f) -> vec4f {
   if (kvDtype == kvF16) {
     return values;

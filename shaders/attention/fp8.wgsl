@@ -6,10 +6,10 @@ fn e5m2Halves(word: u32) -> vec2<u32> {
   return vec2<u32>(word << 8u, word) & vec2<u32>(0xff00ff00u);
 }
 
+const e4m3Bits = 0xbf80bf80u; // of two f16 that e4m3 has
+
 // Of e4m3, 1 / 256 of the values. In each half of a word the odd code is where f16 has it, in bits 15 and 13 to 7. Bits 14 and 6 to 0 are left for
 // the even one, such that two shifts and one operation of three inputs bring it to the same places: stored are its bits xor the odd code's.
-const e4m3Bits = 0xbf80bf80u;
-
 fn e4m3Halves(word: u32) -> vec2<u32> {
   return vec2<u32>((word << 7u) ^ (word << 1u), word) & vec2<u32>(e4m3Bits);
 }
@@ -29,7 +29,7 @@ fn biasedHalves(word: u32) -> vec2<u32> {
   return (vec2<u32>(word, word >> 8u) & vec2<u32>(0x00ff00ffu)) ^ vec2<u32>(0x64806480u);
 }
 
-// In the order of their bytes.
+// In their order.
 fn valuesOf(halves: vec2<u32>) -> vec4f {
   let even = unpack2x16float(halves.x);
   let odd = unpack2x16float(halves.y);

@@ -2,7 +2,7 @@
 // which codes become by their bits alone. All codes are exact. Weights are rounded to f16, and what the keys of one round add to an output is summed up in
 // f16, then in f32. The reference of a head is such that no sum overflows: it is not a score, but a score and the logarithm of its value's scale.
 //
-// Four codes are in the order 0, 2, 1, 3: a word's even bytes, then its odd ones. The prelude has `unpackHalves(load, v)`, `halvesTop`, their largest
+// Four codes are in the order 0, 2, 1, 3: a word's even ones, then its odd ones. The prelude has `unpackHalves(load, v)`, `halvesTop`, their largest
 // magnitude, `halvesFactor`, which makes them values without a scale, and `valueShift`, by which codes of values are to be multiplied first.
 
 alias Codes = vec4<f16>;

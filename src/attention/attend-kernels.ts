@@ -28,6 +28,7 @@ import tileSource from '../../shaders/attention/tile.wgsl' with { type: 'text' }
 import valuesF16Source from '../../shaders/attention/values-f16.wgsl' with { type: 'text' };
 import valuesF32Source from '../../shaders/attention/values-f32.wgsl' with { type: 'text' };
 import packSource from '../../shaders/pack.wgsl' with { type: 'text' };
+import { subgroupDirectives } from '../gpu.ts';
 import { defineKernel, frozen, gridCount, perCall, readBuffer, type ScalarType, writeBuffer } from '../launch/kernel.ts';
 import { type MatrixFunctions, matrixDirectives, subgroupMatrices } from '../matrices.ts';
 import { type LayoutSelectors, layout, layoutConstants, partialWords, poolArguments } from './declarations.ts';
@@ -54,9 +55,6 @@ export const deviceHalves: HalfProducts = {
 };
 
 const byteKeyProducts = [queryStepsSource, queryBytesSource, keysI8Source].join('\n');
-
-/** `subgroupAny` decides for a whole subgroup whether the others of its operations follow. */
-const subgroupDirectives = ['enable subgroups', 'diagnostic(off, subgroup_uniformity)'];
 
 const heads = { numHeads: frozen('text'), groupSize: frozen('text'), headTile: frozen('text') } as const;
 

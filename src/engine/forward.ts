@@ -91,7 +91,9 @@ export async function measureRunAhead(parts: ForwardParts, ring: ReadbackRing, c
     // Only the last step is read: where a readback holds the host up, others would add to the time of a step.
     const run = async (count: number): Promise<number> => {
       const start = performance.now();
-      for (let left = count; left > 0; left--) await submit(left === 1);
+      let last: ReturnType<typeof submit>;
+      for (let left = count; left > 0; left--) last = submit(left === 1);
+      await last;
       return performance.now() - start;
     };
     await run(1);

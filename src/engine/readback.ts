@@ -43,7 +43,7 @@ export class ReadbackRing {
   readonly #idle: GPUBuffer[];
   readonly #all: readonly GPUBuffer[];
   /** Not mapped yet. There are none while nothing is on its way, so that all get their turn. */
-  #waiting: Reading[] = [];
+  readonly #waiting: Reading[] = [];
   #onTheirWay = 0;
   /**
    * How many results are mapped together. Those of a step whose predecessors are all back are mapped at once, others when there are so many, or when

@@ -92,8 +92,7 @@ function hideSubgroups(api: GPU): GPU {
     const features = new Set([...adapter.features].filter((name) => name !== 'subgroups'));
     const { limits, info } = adapter;
     const requestDevice = async (descriptor?: GPUDeviceDescriptor) => {
-      const hidden = [...(descriptor?.requiredFeatures ?? [])].find((name) => name === 'subgroups');
-      if (hidden) throw new TypeError(`no ${hidden} here`);
+      if (new Set<string>(descriptor?.requiredFeatures).has('subgroups')) throw new TypeError('no subgroups here');
       return adapter.requestDevice(descriptor);
     };
     return { features, limits, info, requestDevice };

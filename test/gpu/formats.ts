@@ -38,16 +38,19 @@ export function decodeE4m3(code: number): number {
 }
 
 /**
- * Codes of e4m3 as bytes, of the words in which a pool has them: the odd ones in bits 15 and 13 to 7 of a half, as f16 has them; of the even
+ * Code `i` of the four of e4m3 in a word of a pool, as a byte: the odd ones are in bits 15 and 13 to 7 of a half, as f16 has them; of the even
  * ones bits 14 and 6 to 0, xor bits that lie six lower or higher.
  */
+export function e4m3Code(word: number, i: number): number {
+  const half = (word >>> ((i & 2) * 8)) & 0xffff;
+  if (i % 2 === 1) return ((half >> 15) << 7) | ((half >> 7) & 127);
+  const mixed = half ^ (half >> 6);
+  return (((mixed >> 8) & 1) << 7) | (mixed & 127);
+}
+
+/** All codes of words, as bytes. */
 export function e4m3Codes(words: ArrayLike<number>): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from({ length: 4 * words.length }, (_, i) => {
-    const half = (words[i >> 2] >>> ((i & 2) * 8)) & 0xffff;
-    if (i % 2 === 1) return ((half >> 15) << 7) | ((half >> 7) & 127);
-    const mixed = half ^ (half >> 6);
-    return (((mixed >> 8) & 1) << 7) | (mixed & 127);
-  });
+  return Uint8Array.from({ length: 4 * words.length }, (_, i) => e4m3Code(words[i >> 2], i & 3));
 }
 
 /** fp8 with a sign, five bits of exponent with bias 15, two of mantissa, and infinities as in 16-bit floats, here NaN. */
