@@ -41,13 +41,13 @@ async function compare(gpu: Gpu, regime: Regime, rounds: number): Promise<readon
   const loops = new Map<string, StepLoop>();
   for (const mode of modes) loops.set(mode, await StepLoop.open(gpu, regime, mode));
   const runs = new Map<string, LoopRun[]>(modes.map((mode) => [mode, []]));
-  for (let round = -1; round < rounds; round++) {
+  for (let round = 0; round < rounds; round++) {
     for (const mode of round % 2 === 0 ? modes : modes.toReversed()) {
       const loop = loops.get(mode) as StepLoop;
-      await loop.run(); // not timed: some hosts free what the other mode left behind during it
+      await loop.run(); // not timed: it warms up, and some hosts free what the other mode left behind during it
       const { stepTime, tokens } = await loop.run();
       const { hostTime, recordTime } = await loop.run(Math.min(regime.steps, 32), 1);
-      if (round >= 0) runs.get(mode)?.push({ stepTime, hostTime, recordTime, tokens });
+      runs.get(mode)?.push({ stepTime, hostTime, recordTime, tokens });
     }
   }
   for (const loop of loops.values()) loop.destroy();
